@@ -1,0 +1,1 @@
+//! The door: axum routes, wire types, problem+json. Nothing below this module knows HTTP.

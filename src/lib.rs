@@ -1,0 +1,27 @@
+//! riveg: Segmented Multimodal Named Entity Recognition as a server.
+//!
+//! The map of the house, in the order a request travels:
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`cli`] | one file per command of the `riveg` binary |
+//! | [`http`] | the door: routes, wire types, problem+json |
+//! | [`pipeline`] | the paper's two stages: recognize, then ground |
+//! | [`batch`] | queues, scheduler, admission, the executor thread that owns the device |
+//! | [`pack`] | what to load: `pack.toml`, files, hashes |
+//! | [`models`] | the networks on candle, behind roles |
+//! | [`mask`] | logits to full-size masks, RLE, polygons, PNG, IoU |
+//! | [`vision`] | pictures: decoding with limits, orientation, resizing, boxes |
+//! | [`telemetry`] | logging, and every metric's name |
+//!
+//! Imports point downwards only (`tests/direction.rs` holds that).
+
+pub mod batch;
+pub mod cli;
+pub mod http;
+pub mod mask;
+pub mod models;
+pub mod pack;
+pub mod pipeline;
+pub mod telemetry;
+pub mod vision;

@@ -1,0 +1,21 @@
+//! The networks, on candle, behind the roles that the pipeline wires. Knows neither tokio nor axum.
+//!
+//! The paper's claim is that any module can be swapped, so the pipeline sees `dyn Tagger`,
+//! `dyn Entailer`, … and the pack says which architecture fills each role. Every role takes a
+//! batch: the items of many requests at once. A batch either succeeds as a whole or fails as a
+//! whole; isolating one bad item is the caller's work (see [`crate::batch`]).
+
+pub mod dense;
+mod entity;
+mod error;
+pub mod ofa;
+mod roles;
+pub mod sam;
+pub mod tagger;
+
+pub use entity::{CharSpan, EntityType, FineType, TaggedEntity};
+pub use error::{ModelError, Result};
+pub use roles::{
+    EntailInput, Entailer, Entailment, ExpandInput, Expander, GroundInput, Grounder, Grounding,
+    ImageEmbedding, MaskPrediction, ModelInfo, SegmentInput, Segmenter, TagInput, Tagger,
+};

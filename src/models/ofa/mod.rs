@@ -1,0 +1,1 @@
+//! OFA: visual entailment and visual grounding (Wang et al., 2022).

@@ -1,0 +1,1 @@
+//! SAM: box- and point-prompted segmentation (Kirillov et al., 2023).

@@ -1,0 +1,1 @@
+//! The tagger: transformer encoder, linear layer, linear-chain CRF.

@@ -1,0 +1,1 @@
+//! Packs: which architecture fills each role, from which files.
