@@ -1,7 +1,8 @@
 //! Masks: from a network's logits to full-size masks as RLE, polygons or PNG; IoU.
 
+mod compressed;
 mod logits;
 mod rle;
 
-pub use logits::{MaskFrame, MaskLogits};
-pub use rle::Rle;
+pub use logits::{MaskFrame, MaskLogits, MaskLogitsError};
+pub use rle::{Rle, RleError};
