@@ -1,0 +1,257 @@
+//! Admission in predicted cost: how much work may be under way, and when to come back.
+//!
+//! One unit for every form of request: a request with twenty entities takes up the room of twenty.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use metrics::{Counter, Gauge, gauge};
+
+use super::executor::lock;
+use super::metrics::counter_at_zero;
+use super::{Cost, Overloaded};
+use crate::telemetry::names;
+
+/// Bounds of [`Overloaded::retry_after`]; the lower one also stands where no rate is known yet.
+const RETRY_AFTER_SECONDS: (f64, f64) = (1.0, 60.0);
+
+/// Lets requests in while there is room for their predicted cost. Cloning is cheap.
+#[derive(Clone)]
+pub struct Admission {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    capacity: Cost,
+    state: Mutex<State>,
+    inflight_cost: Gauge,
+    overloaded: Counter,
+}
+
+#[derive(Default)]
+struct State {
+    inflight: Cost,
+    drain: DrainRate,
+}
+
+impl Admission {
+    /// With room for `capacity` under way at a time.
+    pub fn new(capacity: Cost) -> Self {
+        let inflight_cost = gauge!(names::INFLIGHT_COST);
+        inflight_cost.set(0.0);
+        let overloaded = counter_at_zero(names::REJECTED, "reason", "overloaded");
+        let state = Mutex::new(State::default());
+        Self { inner: Arc::new(Inner { capacity, state, inflight_cost, overloaded }) }
+    }
+
+    /// Takes up room for a request of this predicted cost. A request larger than the whole capacity
+    /// is let in when nothing else is under way.
+    ///
+    /// # Errors
+    /// There is no room; the error says when there is likely to be.
+    pub fn try_admit(&self, cost: Cost) -> Result<AdmissionPermit, Overloaded> {
+        let now = Instant::now();
+        let mut state = lock(&self.inner.state);
+        if state.inflight != Cost::ZERO && state.inflight + cost > self.inner.capacity {
+            let retry_after = self.inner.retry_after(&state, cost);
+            drop(state);
+            self.inner.overloaded.increment(1);
+            return Err(Overloaded { retry_after });
+        }
+        state.take_up(cost, now);
+        self.inner.inflight_cost.set(state.inflight.0 as f64);
+        drop(state);
+        Ok(AdmissionPermit { inner: Arc::clone(&self.inner), charged: AtomicU64::new(cost.0) })
+    }
+
+    /// When a request of this cost is likely to find room.
+    pub fn retry_after(&self, cost: Cost) -> Duration {
+        self.inner.retry_after(&lock(&self.inner.state), cost)
+    }
+
+    /// Predicted cost of everything under way.
+    pub fn inflight(&self) -> Cost {
+        lock(&self.inner.state).inflight
+    }
+}
+
+impl Inner {
+    /// Time until enough has drained for `cost`; until everything has, if it is over the capacity.
+    fn retry_after(&self, state: &State, cost: Cost) -> Duration {
+        let over = (state.inflight + cost).0.saturating_sub(self.capacity.0);
+        let excess = over.min(state.inflight.0);
+        let (least, most) = RETRY_AFTER_SECONDS;
+        let seconds = state.drain.rate().map_or(least, |rate| excess as f64 / rate);
+        Duration::from_secs_f64(seconds.clamp(least, most))
+    }
+}
+
+impl State {
+    fn take_up(&mut self, cost: Cost, now: Instant) {
+        if self.inflight == Cost::ZERO {
+            self.drain.begin(now);
+        }
+        self.inflight += cost;
+    }
+
+    fn give_back(&mut self, cost: Cost, now: Instant) {
+        self.inflight = Cost(self.inflight.0.saturating_sub(cost.0));
+        self.drain.drained(cost, now, self.inflight == Cost::ZERO);
+    }
+}
+
+/// Room taken up by one request; given back on drop.
+pub struct AdmissionPermit {
+    inner: Arc<Inner>,
+    charged: AtomicU64,
+}
+
+impl AdmissionPermit {
+    /// Takes up more room, e.g. because the tagger found more entities than was predicted. Never
+    /// refused, so the total may pass the capacity; new requests then wait outside.
+    pub fn charge_more(&self, cost: Cost) {
+        self.charged.fetch_add(cost.0, Ordering::Relaxed);
+        let mut state = lock(&self.inner.state);
+        state.take_up(cost, Instant::now());
+        self.inner.inflight_cost.set(state.inflight.0 as f64);
+    }
+}
+
+impl Drop for AdmissionPermit {
+    fn drop(&mut self) {
+        let charged = Cost(self.charged.load(Ordering::Relaxed));
+        let mut state = lock(&self.inner.state);
+        state.give_back(charged, Instant::now());
+        self.inner.inflight_cost.set(state.inflight.0 as f64);
+    }
+}
+
+impl std::fmt::Debug for AdmissionPermit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AdmissionPermit").field("charged", &self.charged).finish_non_exhaustive()
+    }
+}
+
+/// Busy time over which one sample of the rate is taken.
+const SAMPLE: Duration = Duration::from_millis(500);
+/// Busy time after which an old sample has lost most (1 − 1/e) of its weight.
+const MEMORY: Duration = Duration::from_secs(10);
+
+/// Cost given back per second of busy time, as an exponentially weighted mean. Idle time does not
+/// count, so the rate says what the server can do, not what it was asked.
+#[derive(Debug, Default)]
+struct DrainRate {
+    rate: Option<f64>,
+    busy_since: Option<Instant>,
+    busy: Duration,
+    drained: Cost,
+}
+
+impl DrainRate {
+    /// Cost per second; `None` before the first sample.
+    fn rate(&self) -> Option<f64> {
+        self.rate
+    }
+
+    /// Work begins after idleness.
+    fn begin(&mut self, now: Instant) {
+        self.busy_since = Some(now);
+    }
+
+    /// Some cost was given back; `idle` when nothing is left.
+    fn drained(&mut self, cost: Cost, now: Instant, idle: bool) {
+        let since = self.busy_since.replace(now).unwrap_or(now);
+        if idle {
+            self.busy_since = None;
+        }
+        self.busy += now.saturating_duration_since(since);
+        self.drained += cost;
+        if self.busy >= SAMPLE && self.drained > Cost::ZERO {
+            let sample = self.drained.0 as f64 / self.busy.as_secs_f64();
+            let weight = 1.0 - (-self.busy.as_secs_f64() / MEMORY.as_secs_f64()).exp();
+            self.rate = Some(self.rate.map_or(sample, |rate| rate + weight * (sample - rate)));
+            (self.busy, self.drained) = (Duration::ZERO, Cost::ZERO);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_taken_up_and_given_back() {
+        let admission = Admission::new(Cost(10));
+        let first = admission.try_admit(Cost(6)).unwrap();
+        assert!(admission.try_admit(Cost(5)).is_err());
+        let second = admission.try_admit(Cost(4)).unwrap();
+        assert_eq!(admission.inflight(), Cost(10));
+        drop(first);
+        assert_eq!(admission.inflight(), Cost(4));
+        drop(second);
+        assert_eq!(admission.inflight(), Cost(0));
+    }
+
+    #[test]
+    fn more_than_the_capacity_runs_alone() {
+        let admission = Admission::new(Cost(10));
+        let small = admission.try_admit(Cost(1)).unwrap();
+        assert!(admission.try_admit(Cost(50)).is_err());
+        drop(small);
+        let large = admission.try_admit(Cost(50)).unwrap();
+        assert!(admission.try_admit(Cost(1)).is_err());
+        drop(large);
+        assert_eq!(admission.inflight(), Cost::ZERO);
+    }
+
+    #[test]
+    fn charging_more_may_overdraw_and_is_given_back() {
+        let admission = Admission::new(Cost(10));
+        let permit = admission.try_admit(Cost(8)).unwrap();
+        permit.charge_more(Cost(30));
+        assert_eq!(admission.inflight(), Cost(38));
+        assert!(admission.try_admit(Cost(1)).is_err());
+        drop(permit);
+        assert_eq!(admission.inflight(), Cost::ZERO);
+    }
+
+    #[test]
+    fn the_drain_rate_ignores_idle_time() {
+        let start = Instant::now();
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        let mut state = State::default();
+        state.take_up(Cost(300), at(0));
+        state.give_back(Cost(300), at(300));
+        assert_eq!(state.drain.rate(), None, "too short a sample");
+        state.take_up(Cost(700), at(100_000));
+        state.give_back(Cost(700), at(100_700));
+        assert!((state.drain.rate().unwrap() - 1000.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_drain_rate_follows_change() {
+        let start = Instant::now();
+        let mut state = State::default();
+        state.take_up(Cost(1_000_000), start);
+        for second in 1..=100 {
+            let cost = if second <= 50 { 100 } else { 1000 };
+            state.give_back(Cost(cost), start + Duration::from_secs(second));
+        }
+        let rate = state.drain.rate().unwrap();
+        assert!(rate > 980.0 && rate <= 1000.0, "{rate}");
+    }
+
+    #[test]
+    fn retry_after_is_the_time_until_there_is_room() {
+        let admission = Admission::new(Cost(1000));
+        let _permit = admission.try_admit(Cost(1000)).unwrap();
+        assert_eq!(admission.retry_after(Cost(100)), Duration::from_secs(1), "no rate known yet");
+        lock(&admission.inner.state).drain.rate = Some(20.0);
+        assert_eq!(admission.retry_after(Cost(100)), Duration::from_secs(5));
+        assert_eq!(admission.retry_after(Cost(1)), Duration::from_secs(1));
+        assert_eq!(admission.retry_after(Cost(5000)), Duration::from_secs(50));
+        lock(&admission.inner.state).drain.rate = Some(0.5);
+        assert_eq!(admission.retry_after(Cost(500)), Duration::from_secs(60));
+    }
+}
