@@ -1,5 +1,67 @@
 //! Tracing set-up, and every metric's name in one place.
 
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+
+/// The version of this package.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The git revision that this program was built from, or `unknown`.
+pub const REVISION: &str = env!("RIVEG_GIT_REVISION");
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line, for collectors.
+    Json,
+}
+
+/// A log filter that cannot be understood, or a second initialisation.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The filter is not of the form `info` or `riveg=debug,tower_http=warn`.
+    #[error("log filter `{0}` cannot be understood")]
+    Filter(String),
+    /// Something has set up logging already.
+    #[error("logging is set up already")]
+    Twice,
+}
+
+/// Starts logging to standard error.
+///
+/// # Errors
+/// When the filter cannot be understood, or logging was set up before.
+pub fn init_logging(filter: &str, format: LogFormat) -> Result<(), LogError> {
+    let filter = EnvFilter::try_new(filter).map_err(|_| LogError::Filter(filter.to_owned()))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_target(false).try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    }
+    .map_err(|_| LogError::Twice)
+}
+
+/// Powers of two: batch sizes.
+const SIZE_BUCKETS: [f64; 7] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
+
+/// Geometric steps from a millisecond to a minute: durations.
+const SECOND_BUCKETS: [f64; 15] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// Installs the recorder of all metrics, once per process and before anything that reports; the
+/// handle renders them.
+///
+/// # Errors
+/// When a recorder is installed already.
+pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECOND_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Suffix("_batch_size".to_owned()), &SIZE_BUCKETS)?
+        .install_recorder()
+}
+
 /// The metrics' names, as `GET /metrics` shows them.
 pub mod names {
     /// Gauge, per `stage`: entries queued.

@@ -41,6 +41,40 @@ impl Shared {
         store: impl FnOnce(EntryId, usize),
     ) -> Result<EntryId, StageError> {
         let mut state = lock(&self.state);
+        let id = self.push_locked(&mut state, stage, entry, now)?;
+        store(id, state.scheduler.depth(stage));
+        drop(state);
+        self.wake.notify_one();
+        Ok(id)
+    }
+
+    /// Queues entries at one stroke: the executor sees all of them or none. `store` files the item
+    /// of the entry with that index. Where the queue is full, those already queued are withdrawn
+    /// by their receivers being dropped.
+    pub(super) fn push_all(
+        &self,
+        stage: usize,
+        entries: Vec<NewEntry>,
+        now: Instant,
+        mut store: impl FnMut(EntryId, usize),
+    ) -> Result<(), StageError> {
+        let mut state = lock(&self.state);
+        for entry in entries {
+            let id = self.push_locked(&mut state, stage, entry, now)?;
+            store(id, state.scheduler.depth(stage));
+        }
+        drop(state);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    fn push_locked(
+        &self,
+        state: &mut State,
+        stage: usize,
+        entry: NewEntry,
+        now: Instant,
+    ) -> Result<EntryId, StageError> {
         if let Some(refusal) = state.refusal {
             match refusal {
                 StageError::DeviceLost => self.rejections.device_lost.increment(1),
@@ -48,14 +82,10 @@ impl Shared {
             }
             return Err(refusal);
         }
-        let id = state.scheduler.push(stage, entry, now).map_err(|_full| {
+        state.scheduler.push(stage, entry, now).map_err(|_full| {
             self.rejections.queue_full.increment(1);
             StageError::QueueFull
-        })?;
-        store(id, state.scheduler.depth(stage));
-        drop(state);
-        self.wake.notify_one();
-        Ok(id)
+        })
     }
 
     pub(super) fn promote(&self, stage: usize, id: EntryId, urgency: Instant) {

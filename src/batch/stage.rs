@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures_util::future::try_join_all;
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
@@ -243,6 +244,37 @@ pub(super) struct Terms {
     pub(super) speculative: bool,
 }
 
+impl Terms {
+    /// What a request asks for.
+    fn of(ctx: &RequestContext) -> Self {
+        Self {
+            request_id: Arc::clone(ctx.request_id()),
+            expires: ctx.deadline(),
+            wanted_by: ctx.deadline(),
+            speculative: false,
+        }
+    }
+
+    fn ticket<O>(self, sink: Box<dyn ReplySink<O>>, enqueued: Instant) -> Ticket<O> {
+        Ticket { sink, request_id: self.request_id, enqueued, expires: self.expires }
+    }
+}
+
+/// Waits for the one reply, until the deadline.
+async fn receive<O>(
+    receiver: oneshot::Receiver<Result<Reply<O>, StageError>>,
+    deadline: Option<Instant>,
+) -> Result<Reply<O>, StageError> {
+    let received = match deadline {
+        Some(at) => {
+            timeout_at(at.into(), receiver).await.map_err(|_| StageError::DeadlineExceeded)?
+        }
+        None => receiver.await,
+    };
+    // Every ticket is answered before it is dropped, so a closed channel cannot be seen.
+    received.unwrap_or(Err(StageError::ShuttingDown))
+}
+
 impl<I: Send + 'static, O: Send + 'static> StageHandle<I, O> {
     pub(super) fn new(index: usize, stage: Arc<Stage<I, O>>, shared: Arc<Shared>) -> Self {
         Self { index, stage, shared }
@@ -255,23 +287,36 @@ impl<I: Send + 'static, O: Send + 'static> StageHandle<I, O> {
     /// # Errors
     /// See [`StageError`]; `DeadlineExceeded` comes at the context's deadline at the latest.
     pub async fn submit(&self, input: I, ctx: &RequestContext) -> Result<Reply<O>, StageError> {
-        let deadline = ctx.deadline();
         let (sender, receiver) = oneshot::channel();
-        let terms = Terms {
-            request_id: Arc::clone(ctx.request_id()),
-            expires: deadline,
-            wanted_by: deadline,
-            speculative: false,
-        };
-        self.enqueue(input, Box::new(sender), terms)?;
-        let received = match deadline {
-            Some(at) => {
-                timeout_at(at.into(), receiver).await.map_err(|_| StageError::DeadlineExceeded)?
+        self.enqueue(input, Box::new(sender), Terms::of(ctx))?;
+        receive(receiver, ctx.deadline()).await
+    }
+
+    /// Queues items at one stroke and waits for all outputs, in order. On an idle executor the
+    /// batches that they form depend on the items alone, not on how fast the thread wakes up.
+    ///
+    /// # Errors
+    /// The first failure of any item; the others are withdrawn.
+    pub async fn submit_all(
+        &self,
+        inputs: Vec<I>,
+        ctx: &RequestContext,
+    ) -> Result<Vec<Reply<O>>, StageError> {
+        let enqueued = Instant::now();
+        let entries = inputs.iter().map(|input| self.entry(input, &Terms::of(ctx), enqueued));
+        let entries = entries.collect();
+        let mut inputs = inputs.into_iter();
+        let mut receivers = Vec::with_capacity(inputs.len());
+        self.shared.push_all(self.index, entries, enqueued, |id, depth| {
+            let (sender, receiver) = oneshot::channel();
+            receivers.push(receive(receiver, ctx.deadline()));
+            if let Some(input) = inputs.next() {
+                let ticket = Terms::of(ctx).ticket(Box::new(sender), enqueued);
+                lock(&self.stage.items).insert(id, (input, ticket));
             }
-            None => receiver.await,
-        };
-        // Every ticket is answered before it is dropped, so a closed channel cannot be seen.
-        received.unwrap_or(Err(StageError::ShuttingDown))
+            self.stage.set_depth(depth);
+        })?;
+        try_join_all(receivers).await
     }
 
     /// Predicted work for one item.
@@ -286,20 +331,22 @@ impl<I: Send + 'static, O: Send + 'static> StageHandle<I, O> {
         sink: Box<dyn ReplySink<O>>,
         terms: Terms,
     ) -> Result<EntryId, StageError> {
-        let cost = self.stage.model.cost(&input);
         let enqueued = Instant::now();
-        let entry = NewEntry {
-            cost,
-            expires: terms.expires,
-            urgency: terms.wanted_by.unwrap_or(enqueued + PATIENCE),
-            speculative: terms.speculative,
-        };
-        let ticket =
-            Ticket { sink, request_id: terms.request_id, enqueued, expires: terms.expires };
+        let entry = self.entry(&input, &terms, enqueued);
+        let ticket = terms.ticket(sink, enqueued);
         self.shared.push(self.index, entry, enqueued, |id, depth| {
             lock(&self.stage.items).insert(id, (input, ticket));
             self.stage.set_depth(depth);
         })
+    }
+
+    fn entry(&self, input: &I, terms: &Terms, enqueued: Instant) -> NewEntry {
+        NewEntry {
+            cost: self.stage.model.cost(input),
+            expires: terms.expires,
+            urgency: terms.wanted_by.unwrap_or(enqueued + PATIENCE),
+            speculative: terms.speculative,
+        }
     }
 
     /// Makes a queued item ordinary, and at least as urgent as said.

@@ -1,1 +1,78 @@
-//! Packs: which architecture fills each role, from which files.
+//! Packs: a directory with a `pack.toml` that says which architecture fills each role, from which
+//! files, each with its size and SHA-256.
+
+mod inspect;
+mod locate;
+mod manifest;
+mod verify;
+
+pub use inspect::{TensorSummary, WeightSummary, inspect_weights};
+pub use locate::locate;
+pub use manifest::{ExpanderEntry, FileEntry, Manifest, RoleEntry};
+pub use verify::{FileReport, FileState, hash_file, lock, verify};
+
+use std::path::PathBuf;
+
+use crate::models::ModelError;
+
+/// The name of the manifest inside a pack's directory.
+pub const MANIFEST: &str = "pack.toml";
+
+/// What can go wrong with a pack.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    /// No directory of that name.
+    #[error("no pack `{name}`: looked for pack.toml in {}", display_paths(.searched))]
+    NotFound {
+        /// What was asked for.
+        name: String,
+        /// The directories that were looked at.
+        searched: Vec<PathBuf>,
+    },
+    /// A file could not be read.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The manifest is not what it should be.
+    #[error("{path}: {message}")]
+    Manifest {
+        /// The manifest.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// A file is not the one that the manifest names.
+    #[error("{path}: {state}")]
+    Mismatch {
+        /// The file.
+        path: PathBuf,
+        /// How it differs.
+        state: FileState,
+    },
+    /// A role names an architecture that this build does not know for it.
+    #[error("{role}: unknown architecture `{architecture}` (known: {known})")]
+    UnknownArchitecture {
+        /// The role.
+        role: &'static str,
+        /// What the manifest says.
+        architecture: String,
+        /// What would do.
+        known: &'static str,
+    },
+    /// A network could not be loaded.
+    #[error("{role}: {source}")]
+    Model {
+        /// The role.
+        role: &'static str,
+        /// Why.
+        source: ModelError,
+    },
+}
+
+fn display_paths(paths: &[PathBuf]) -> String {
+    paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
+}

@@ -1,10 +1,111 @@
-//! The paper's two stages, in the order the data travels: recognize (tag, expand), then ground
-//! (entail, ground, segment).
+//! The paper's two stages, in the order the data travels: [`recognize`](Pipeline::run) (tag, then
+//! expand), then ground (entail, ground, segment).
+//!
+//! Every network sits behind a queue of [`crate::batch`]; the pipeline submits a request's items
+//! stage by stage and awaits them, so it reads like the paper's figure 6 and never blocks.
 
 mod answer;
+mod error;
+mod ground;
+mod recognize;
 mod request;
+mod stages;
+mod warmup;
+
+use std::sync::Arc;
+use std::time::Instant;
 
 pub use answer::{
     Answer, Entity, GroundedEntity, Mask, Provenance, SegmentAnswer, SegmentedBox, Timings,
 };
+pub use error::PipelineError;
 pub use request::{GivenEntity, Options, Request, SegmentRequest, Task};
+pub use stages::{PipelineOptions, Roles};
+pub use warmup::{WarmUp, warm_up};
+
+use crate::batch::{Admission, Health, HealthState, RequestContext};
+use stages::{Prices, Stages};
+
+/// The two stages over loaded models. One per process, shared as `Arc<Pipeline>`.
+pub struct Pipeline {
+    stages: Stages,
+    prices: Prices,
+    admission: Admission,
+    options: PipelineOptions,
+}
+
+impl Pipeline {
+    /// Puts a queue in front of every role and starts the executor thread. Install the metrics
+    /// recorder first.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(roles: Roles, options: PipelineOptions) -> std::io::Result<Self> {
+        let prices = Prices::new(roles.clone());
+        let stages = Stages::start(roles, &options)?;
+        let admission = Admission::new(options.max_inflight);
+        Ok(Self { stages, prices, admission, options })
+    }
+
+    /// Lets a request in, by its predicted cost.
+    ///
+    /// # Errors
+    /// [`PipelineError::Overloaded`] when too much work is in flight.
+    pub fn admit(
+        &self,
+        request: &Request,
+        deadline: Option<Instant>,
+        request_id: Arc<str>,
+    ) -> Result<RequestContext, PipelineError> {
+        let permit = self.admission.try_admit(self.prices.request(request))?;
+        Ok(RequestContext::new(request_id, deadline, permit))
+    }
+
+    /// Lets boxes of one picture in, by their predicted cost.
+    ///
+    /// # Errors
+    /// [`PipelineError::Overloaded`] when too much work is in flight.
+    pub fn admit_segment(
+        &self,
+        request: &SegmentRequest,
+        deadline: Option<Instant>,
+        request_id: Arc<str>,
+    ) -> Result<RequestContext, PipelineError> {
+        let permit = self.admission.try_admit(self.prices.boxes(request))?;
+        Ok(RequestContext::new(request_id, deadline, permit))
+    }
+
+    /// Answers one post that was admitted.
+    ///
+    /// # Errors
+    /// See [`PipelineError`]. Dropping the future cancels what is still queued.
+    pub async fn run(
+        &self,
+        request: Request,
+        context: &RequestContext,
+    ) -> Result<Answer, PipelineError> {
+        let mut timings = Timings::default();
+        let wants_masks = request.options.task == Task::Smner;
+        let picture = request.picture.as_ref();
+        let _early = picture.filter(|_| wants_masks).map(|p| self.stages.encode_early(p, context));
+        let mut found = self.recognize(&request, context, &mut timings).await?;
+        context.charge_more(self.prices.further_entities(&request, found.len()));
+        if let Some(picture) = picture {
+            self.ground(&mut found, picture, &request.options, context, &mut timings).await?;
+        }
+        let provenance = recognize::provenance(&request, &found);
+        let entities = found.into_iter().map(|found| found.entity).collect();
+        Ok(Answer { entities, provenance, timings })
+    }
+
+    /// What readiness asks.
+    pub fn health(&self) -> Health {
+        self.stages.health()
+    }
+
+    /// Runs what is queued, stops the executor thread, and says how it ended. Drain the requests
+    /// first: a request under way submits to later stages.
+    pub async fn shutdown(self) -> HealthState {
+        self.stages.shutdown().await
+    }
+}
