@@ -1,0 +1,232 @@
+//! From a file's bytes to an upright RGB picture, within limits.
+//!
+//! What a decoder is given has passed the limits by its header ([`probe`]), so no file makes it
+//! allocate for more pixels than allowed. The rules that a file's pixels follow:
+//! - the first frame of an animation; a GIF's or WebP's frame lies on its transparent canvas;
+//! - palettes and grey become RGB, 16 bits become 8, CMYK as the JPEG decoder converts it; colour
+//!   profiles are ignored;
+//! - transparent pixels are blended onto white;
+//! - the orientation in Exif data is applied; damaged Exif data is ignored;
+//! - a file that ends too early is refused, even where a decoder could show a part of it.
+
+use std::io::Cursor;
+use std::panic::catch_unwind;
+
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, metadata::Orientation};
+
+pub use super::header::{Header, PictureFormat};
+use super::{Picture, PictureSizeError};
+
+/// How large a picture may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecodeLimits {
+    /// Bytes of the file.
+    pub max_bytes: usize,
+    /// Pixels of the longer side.
+    pub max_side: u32,
+    /// Pixels of the whole picture.
+    pub max_pixels: u64,
+}
+
+/// Why a file gives no picture.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// The file has too many bytes.
+    #[error("{bytes} bytes are more than {limit}")]
+    TooManyBytes {
+        /// Bytes of the file.
+        bytes: usize,
+        /// [`DecodeLimits::max_bytes`].
+        limit: usize,
+    },
+    /// A side is too long.
+    #[error("a side of {width}×{height} is longer than {limit}")]
+    SideTooLong {
+        /// Width as stored.
+        width: u32,
+        /// Height as stored.
+        height: u32,
+        /// [`DecodeLimits::max_side`].
+        limit: u32,
+    },
+    /// The picture has too many pixels.
+    #[error("{width}×{height} pixels are more than {limit}")]
+    TooManyPixels {
+        /// Width as stored.
+        width: u32,
+        /// Height as stored.
+        height: u32,
+        /// [`DecodeLimits::max_pixels`].
+        limit: u64,
+    },
+    /// The bytes are not those of a [`PictureFormat`].
+    #[error("not a JPEG, PNG, WebP or GIF file")]
+    UnsupportedFormat,
+    /// The file is damaged, cut off, or uses something that the decoder lacks. The text is for
+    /// logs.
+    #[error("undecodable: {0}")]
+    Undecodable(String),
+}
+
+impl From<PictureSizeError> for DecodeError {
+    fn from(error: PictureSizeError) -> Self {
+        Self::Undecodable(error.to_string())
+    }
+}
+
+/// Reads a file's header and checks it against the limits; nothing is decoded or allocated.
+///
+/// # Errors
+/// Any [`DecodeError`].
+pub fn probe(bytes: &[u8], limits: &DecodeLimits) -> Result<Header, DecodeError> {
+    if bytes.len() > limits.max_bytes {
+        return Err(DecodeError::TooManyBytes { bytes: bytes.len(), limit: limits.max_bytes });
+    }
+    let header = Header::read(bytes)?;
+    let (width, height) = (header.width, header.height);
+    if width.max(height) > limits.max_side {
+        return Err(DecodeError::SideTooLong { width, height, limit: limits.max_side });
+    }
+    if header.pixels() > limits.max_pixels {
+        return Err(DecodeError::TooManyPixels { width, height, limit: limits.max_pixels });
+    }
+    Ok(header)
+}
+
+/// Decodes a file into an upright RGB picture. Takes time: not for a thread that must answer.
+/// A decoder's panic is an error, too.
+///
+/// # Errors
+/// Any [`DecodeError`].
+pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, DecodeError> {
+    let header = probe(bytes, limits)?;
+    // The closure only reads, so nothing half-changed can be seen after a panic.
+    let decoded = catch_unwind(|| decode_pixels(bytes, &header));
+    let upright = decoded
+        .map_err(|_| DecodeError::Undecodable("the decoder panicked".into()))?
+        .map_err(|error| DecodeError::Undecodable(error.to_string()))?;
+    let (width, height) = (upright.width(), upright.height());
+    Ok(Picture::from_rgb(width, height, upright.into_rgb8().into_raw())?)
+}
+
+/// Decodes, flattens and turns a picture whose header was checked.
+fn decode_pixels(bytes: &[u8], header: &Header) -> image::ImageResult<DynamicImage> {
+    let format = match header.format {
+        PictureFormat::Jpeg => ImageFormat::Jpeg,
+        PictureFormat::Png => ImageFormat::Png,
+        PictureFormat::WebP => ImageFormat::WebP,
+        PictureFormat::Gif => ImageFormat::Gif,
+    };
+    let mut reader = ImageReader::with_format(Cursor::new(header.own_bytes(bytes)), format);
+    reader.limits(decoder_limits(bytes.len(), header));
+    let mut decoder = reader.into_decoder()?;
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    if decoder.dimensions() != (header.width, header.height) {
+        let kind = image::error::LimitErrorKind::DimensionError;
+        return Err(image::ImageError::Limits(image::error::LimitError::from_kind(kind)));
+    }
+    let mut upright = flatten(DynamicImage::from_decoder(decoder)?);
+    upright.apply_orientation(orientation);
+    Ok(upright)
+}
+
+/// Bounds on what a decoder allocates beside the picture itself: metadata, which cannot be longer
+/// than the file, and frames, which may be as large as the picture with 16 bits per channel.
+fn decoder_limits(bytes: usize, header: &Header) -> Limits {
+    const BYTES_PER_PIXEL: u64 = 8;
+    const HOUSEKEEPING: u64 = 1 << 20;
+    let mut limits = Limits::no_limits();
+    limits.max_image_width = Some(header.width);
+    limits.max_image_height = Some(header.height);
+    limits.max_alloc = Some(header.pixels() * BYTES_PER_PIXEL + bytes as u64 + HOUSEKEEPING);
+    limits
+}
+
+/// The picture as 8-bit RGB on white.
+fn flatten(decoded: DynamicImage) -> DynamicImage {
+    if !decoded.color().has_alpha() {
+        return DynamicImage::ImageRgb8(decoded.into_rgb8());
+    }
+    let rgba = decoded.into_rgba8();
+    let (width, height) = rgba.dimensions();
+    let blend = |channel: u8, alpha: u8| {
+        let sum = u32::from(channel) * u32::from(alpha) + 255 * u32::from(255 - alpha);
+        ((sum + 127) / 255) as u8
+    };
+    let rgb = image::RgbImage::from_fn(width, height, |x, y| {
+        let [red, green, blue, alpha] = rgba.get_pixel(x, y).0;
+        image::Rgb([blend(red, alpha), blend(green, alpha), blend(blue, alpha)])
+    });
+    DynamicImage::ImageRgb8(rgb)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMITS: DecodeLimits = DecodeLimits { max_bytes: 4000, max_side: 100, max_pixels: 2000 };
+
+    fn encoded(width: u32, height: u32, format: ImageFormat) -> Vec<u8> {
+        let picture = image::RgbImage::from_fn(width, height, |x, y| {
+            image::Rgb([x as u8, y as u8, (x * y) as u8])
+        });
+        let mut bytes = Cursor::new(Vec::new());
+        picture.write_to(&mut bytes, format).unwrap();
+        bytes.into_inner()
+    }
+
+    #[test]
+    fn limits_hold_exactly() {
+        let file = |width, height| encoded(width, height, ImageFormat::Png);
+        assert!(decode(&file(100, 20), &LIMITS).is_ok());
+        assert_eq!(
+            decode(&file(101, 2), &LIMITS).unwrap_err(),
+            DecodeError::SideTooLong { width: 101, height: 2, limit: 100 }
+        );
+        assert_eq!(
+            decode(&file(87, 23), &LIMITS).unwrap_err(),
+            DecodeError::TooManyPixels { width: 87, height: 23, limit: 2000 }
+        );
+        let bytes = file(40, 40);
+        let fits = DecodeLimits { max_bytes: bytes.len(), ..LIMITS };
+        assert!(probe(&bytes, &fits).is_ok());
+        let limit = bytes.len() - 1;
+        assert_eq!(
+            probe(&bytes, &DecodeLimits { max_bytes: limit, ..LIMITS }),
+            Err(DecodeError::TooManyBytes { bytes: bytes.len(), limit })
+        );
+    }
+
+    #[test]
+    fn other_formats_are_unsupported() {
+        for bytes in [&b""[..], b"text", b"<svg/>", b"BM\0\0\0\0\0\0\0\0", b"II*\0\0\0\0\0"] {
+            assert_eq!(decode(bytes, &LIMITS).unwrap_err(), DecodeError::UnsupportedFormat);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Files cut off or damaged anywhere give a picture within the limits or an error.
+        #[test]
+        fn damaged_files_never_panic(
+            format in 0usize..4,
+            damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            length in any::<prop::sample::Index>(),
+        ) {
+            let formats =
+                [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Gif];
+            let mut bytes = encoded(24, 17, formats[format]);
+            bytes.truncate(length.index(bytes.len()) + 1);
+            for (index, value) in damage {
+                let index = index.index(bytes.len());
+                bytes[index] = value;
+            }
+            if let Ok(picture) = decode(&bytes, &LIMITS) {
+                prop_assert!(picture.width().max(picture.height()) <= LIMITS.max_side);
+            }
+        }
+    }
+}
