@@ -40,3 +40,8 @@ pub use executor::{Executor, ExecutorBuilder};
 pub use health::{Health, HealthState};
 pub use model::{BatchModel, Reply, StageSpec};
 pub use stage::StageHandle;
+
+#[cfg(test)]
+mod cache_tests;
+#[cfg(test)]
+mod tests;

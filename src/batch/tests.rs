@@ -1,0 +1,440 @@
+//! The executor thread with model stubs. A stub that blocks holds the device until it is released,
+//! so tests decide what is queued together; nothing depends on time passing.
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::panic::resume_unwind;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use futures_util::poll;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use proptest::prelude::*;
+
+use super::executor::lock;
+use super::*;
+use crate::models::ModelError;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Act {
+    Echo,
+    Fail,
+    /// Fails when it is run for the first time, alone or not.
+    FailOnce,
+    Panic,
+    LoseDevice,
+    /// Gives no output.
+    Forget,
+    /// Holds the device until released.
+    Block,
+}
+
+pub(super) type Item = (u32, Act);
+pub(super) type Log = Arc<Mutex<Vec<(&'static str, Vec<u32>)>>>;
+type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+pub(super) struct Stub {
+    name: &'static str,
+    log: Log,
+    entered: mpsc::Sender<()>,
+    release: Arc<Mutex<mpsc::Receiver<()>>>,
+    failed: Mutex<HashSet<u32>>,
+}
+
+impl BatchModel for Stub {
+    type Input = Item;
+    type Output = u32;
+
+    fn cost(&self, _item: &Item) -> Cost {
+        Cost(1)
+    }
+
+    fn run(&self, items: &[Item]) -> Result<Vec<u32>, ModelError> {
+        lock(&self.log).push((self.name, items.iter().map(|item| item.0).collect()));
+        let failure = |text: &str| ModelError::Tensor(candle_core::Error::Msg(text.into()));
+        let mut outputs = Vec::new();
+        for &(id, act) in items {
+            match act {
+                Act::Echo => {}
+                Act::Fail => return Err(failure("no")),
+                Act::FailOnce if lock(&self.failed).insert(id) => return Err(failure("not yet")),
+                Act::FailOnce => {}
+                // Unlike `panic!` this does not print.
+                Act::Panic => resume_unwind(Box::new("stub")),
+                Act::LoseDevice => return Err(failure("DriverError(CUDA_ERROR_LAUNCH_FAILED)")),
+                Act::Forget => continue,
+                Act::Block => {
+                    self.entered.send(()).unwrap();
+                    lock(&self.release).recv().unwrap();
+                }
+            }
+            outputs.push(id + 100);
+        }
+        Ok(outputs)
+    }
+}
+
+/// Two stages over one executor, and the test's hand on the device.
+pub(super) struct Bench {
+    pub(super) early: StageHandle<Item, u32>,
+    pub(super) late: StageHandle<Item, u32>,
+    pub(super) executor: Executor,
+    pub(super) log: Log,
+    metrics: PrometheusHandle,
+    entered: mpsc::Receiver<()>,
+    release: mpsc::Sender<()>,
+}
+
+pub(super) fn bench() -> Bench {
+    bench_with(StageSpec::new("early", 0, 8), PanicLimit::default())
+}
+
+fn bench_with(early: StageSpec, limit: PanicLimit) -> Bench {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let log = Log::default();
+    let (entered_in, entered) = mpsc::channel();
+    let (release, release_out) = mpsc::channel();
+    let release_out = Arc::new(Mutex::new(release_out));
+    let stub = |name| Stub {
+        name,
+        log: Arc::clone(&log),
+        entered: entered_in.clone(),
+        release: Arc::clone(&release_out),
+        failed: Mutex::default(),
+    };
+    let (early, late, executor) = ::metrics::with_local_recorder(&recorder, || {
+        let mut builder = ExecutorBuilder::new();
+        builder.panic_limit(limit);
+        let early = builder.stage(early, stub("early"));
+        let late = builder.stage(StageSpec::new("late", 1, 8), stub("late"));
+        (early, late, builder.start().unwrap())
+    });
+    Bench { early, late, executor, log, metrics: recorder.handle(), entered, release }
+}
+
+impl Bench {
+    /// Holds the device with an item of `early`; the returned future ends once it is released.
+    pub(super) async fn block(&self) -> Pending<'static, Result<Reply<u32>, StageError>> {
+        let early = self.early.clone();
+        let mut blocked: Pending<_> =
+            Box::pin(async move { early.submit((0, Act::Block), &context()).await });
+        assert!(poll!(&mut blocked).is_pending());
+        self.entered();
+        lock(&self.log).clear();
+        blocked
+    }
+
+    /// Waits until a blocking item holds the device.
+    pub(super) fn entered(&self) {
+        self.entered.recv().unwrap();
+    }
+
+    pub(super) fn release(&self) {
+        self.release.send(()).unwrap();
+    }
+
+    pub(super) fn ran(&self) -> Vec<(&'static str, Vec<u32>)> {
+        lock(&self.log).clone()
+    }
+
+    fn metric(&self, line: &str) -> f64 {
+        let text = self.metrics.render();
+        let found = text.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(' '));
+        found.unwrap_or_else(|| panic!("no {line} in\n{text}")).parse().unwrap()
+    }
+}
+
+pub(super) fn context() -> RequestContext {
+    RequestContext::unadmitted("test".into(), None)
+}
+
+/// Submits and polls once, so that the item is queued.
+async fn queue<'a>(
+    stage: &'a StageHandle<Item, u32>,
+    item: Item,
+    ctx: &'a RequestContext,
+) -> Pending<'a, Result<Reply<u32>, StageError>> {
+    let mut pending: Pending<_> = Box::pin(stage.submit(item, ctx));
+    assert!(poll!(&mut pending).is_pending());
+    pending
+}
+
+#[tokio::test]
+async fn items_that_wait_while_the_device_is_busy_share_a_batch() {
+    let bench = bench_with(StageSpec::new("early", 0, 3), PanicLimit::default());
+    let ctx = context();
+    let blocked = bench.block().await;
+    let mut pending = Vec::new();
+    for id in 1..=5 {
+        pending.push(queue(&bench.early, (id, Act::Echo), &ctx).await);
+    }
+    assert_eq!(bench.metric("riveg_stage_queue_depth{stage=\"early\"}"), 5.0);
+    bench.release();
+    blocked.await.unwrap();
+    let mut sizes = Vec::new();
+    for (id, reply) in (1..=5).zip(pending) {
+        let reply = reply.await.unwrap();
+        assert_eq!(reply.output, id + 100);
+        sizes.push(reply.batch_size);
+    }
+    assert_eq!(sizes, [3, 3, 3, 2, 2]);
+    assert_eq!(bench.ran(), [("early", vec![1, 2, 3]), ("early", vec![4, 5])]);
+    assert_eq!(bench.metric("riveg_stage_batch_size_count{stage=\"early\"}"), 3.0);
+    assert_eq!(bench.metric("riveg_stage_batch_size_sum{stage=\"early\"}"), 6.0);
+}
+
+#[tokio::test]
+async fn the_later_stage_and_the_earlier_deadline_go_first() {
+    let bench = bench_with(StageSpec::new("early", 0, 1), PanicLimit::default());
+    let in_minutes = |minutes: u64| Instant::now() + Duration::from_secs(60 * minutes);
+    let relaxed = RequestContext::unadmitted("relaxed".into(), Some(in_minutes(20)));
+    let urgent = RequestContext::unadmitted("urgent".into(), Some(in_minutes(10)));
+    let blocked = bench.block().await;
+    let first = queue(&bench.early, (1, Act::Echo), &relaxed).await;
+    let second = queue(&bench.early, (2, Act::Echo), &urgent).await;
+    let third = queue(&bench.late, (3, Act::Echo), &relaxed).await;
+    bench.release();
+    blocked.await.unwrap();
+    for pending in [first, second, third] {
+        pending.await.unwrap();
+    }
+    assert_eq!(bench.ran(), [("late", vec![3]), ("early", vec![2]), ("early", vec![1])]);
+}
+
+#[tokio::test]
+async fn a_bad_item_does_not_fail_its_neighbours() {
+    for (act, error) in [
+        (Act::Fail, StageError::Failed),
+        (Act::Panic, StageError::Panicked),
+        (Act::Forget, StageError::Failed),
+    ] {
+        let bench = bench();
+        let ctx = context();
+        let blocked = bench.block().await;
+        let before = queue(&bench.early, (1, Act::Echo), &ctx).await;
+        let bad = queue(&bench.early, (2, act), &ctx).await;
+        let after = queue(&bench.early, (3, Act::Echo), &ctx).await;
+        bench.release();
+        blocked.await.unwrap();
+        assert_eq!(before.await.unwrap().output, 101);
+        assert_eq!(bad.await.unwrap_err(), error);
+        assert_eq!(after.await.unwrap().output, 103);
+        let batches: Vec<_> = bench.ran().into_iter().map(|(_, ids)| ids).collect();
+        assert_eq!(batches, [vec![1, 2, 3], vec![1], vec![2], vec![3]]);
+        assert_eq!(bench.metric("riveg_stage_retried_batches_total{stage=\"early\"}"), 1.0);
+        assert_eq!(bench.metric("riveg_stage_failed_total{stage=\"early\"}"), 1.0);
+        let panics = if act == Act::Panic { 2.0 } else { 0.0 };
+        assert_eq!(bench.metric("riveg_stage_panics_total{stage=\"early\"}"), panics);
+        assert!(bench.executor.health().is_running());
+    }
+}
+
+#[tokio::test]
+async fn an_item_that_failed_alone_is_not_run_again() {
+    let bench = bench();
+    let error = bench.late.submit((1, Act::Fail), &context()).await.unwrap_err();
+    assert_eq!(error, StageError::Failed);
+    assert_eq!(bench.ran(), [("late", vec![1])]);
+}
+
+#[tokio::test]
+async fn a_lost_device_refuses_everything_for_good() {
+    let bench = bench();
+    let ctx = context();
+    let blocked = bench.block().await;
+    let fatal = queue(&bench.late, (1, Act::LoseDevice), &ctx).await;
+    let neighbour = queue(&bench.late, (2, Act::Echo), &ctx).await;
+    let queued = queue(&bench.early, (3, Act::Echo), &ctx).await;
+    bench.release();
+    blocked.await.unwrap();
+    for pending in [fatal, neighbour, queued] {
+        assert_eq!(pending.await.unwrap_err(), StageError::DeviceLost);
+    }
+    let lost = HealthState::DeviceLost { reason: "the device failed" };
+    assert_eq!(bench.executor.health().ended().await, lost);
+    let refused = bench.early.submit((4, Act::Echo), &ctx).await.unwrap_err();
+    assert_eq!(refused, StageError::DeviceLost);
+    assert_eq!(bench.ran(), [("late", vec![1, 2])], "nothing touched the device again");
+    assert_eq!(bench.metric("riveg_rejected_total{reason=\"device_lost\"}"), 1.0);
+    assert_eq!(bench.metric("riveg_stage_queue_depth{stage=\"early\"}"), 0.0);
+    assert_eq!(bench.executor.shutdown().await, lost);
+}
+
+#[tokio::test]
+async fn too_many_panics_give_the_device_up() {
+    let limit = PanicLimit { count: 2, window: Duration::from_secs(3600) };
+    let bench = bench_with(StageSpec::new("early", 0, 8), limit);
+    let ctx = context();
+    let panicked = bench.early.submit((1, Act::Panic), &ctx).await.unwrap_err();
+    assert_eq!(panicked, StageError::Panicked);
+    assert_eq!(bench.early.submit((2, Act::Echo), &ctx).await.unwrap().output, 102);
+    let panicked = bench.early.submit((3, Act::Panic), &ctx).await.unwrap_err();
+    assert_eq!(panicked, StageError::Panicked);
+    let lost = HealthState::DeviceLost { reason: "too many panics" };
+    assert_eq!(bench.executor.health().ended().await, lost);
+    let refused = bench.early.submit((4, Act::Echo), &ctx).await.unwrap_err();
+    assert_eq!(refused, StageError::DeviceLost);
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_is_not_run() {
+    let bench = bench();
+    let ctx = context();
+    let blocked = bench.block().await;
+    let left = queue(&bench.early, (1, Act::Echo), &ctx).await;
+    let stays = queue(&bench.early, (2, Act::Echo), &ctx).await;
+    drop(left);
+    bench.release();
+    blocked.await.unwrap();
+    assert_eq!(stays.await.unwrap().batch_size, 1);
+    assert_eq!(bench.ran(), [("early", vec![2])]);
+    assert_eq!(bench.metric("riveg_cancelled_total{stage=\"early\"}"), 1.0);
+    assert_eq!(bench.metric("riveg_deadline_exceeded_total{stage=\"early\"}"), 0.0);
+}
+
+#[tokio::test]
+async fn what_is_past_its_deadline_is_not_run() {
+    let bench = bench();
+    let blocked = bench.block().await;
+    let late = RequestContext::unadmitted("late".into(), Some(Instant::now()));
+    let error = bench.early.submit((1, Act::Echo), &late).await.unwrap_err();
+    assert_eq!(error, StageError::DeadlineExceeded, "at once, although the device is held");
+    bench.release();
+    blocked.await.unwrap();
+    bench.early.submit((2, Act::Echo), &context()).await.unwrap();
+    assert_eq!(bench.ran(), [("early", vec![2])]);
+    assert_eq!(bench.metric("riveg_deadline_exceeded_total{stage=\"early\"}"), 1.0);
+    assert_eq!(bench.metric("riveg_cancelled_total{stage=\"early\"}"), 0.0);
+}
+
+#[tokio::test]
+async fn queues_are_bounded() {
+    let spec = StageSpec { capacity: 2, ..StageSpec::new("early", 0, 8) };
+    let bench = bench_with(spec, PanicLimit::default());
+    let ctx = context();
+    let blocked = bench.block().await;
+    let first = queue(&bench.early, (1, Act::Echo), &ctx).await;
+    let second = queue(&bench.early, (2, Act::Echo), &ctx).await;
+    let third = bench.early.submit((3, Act::Echo), &ctx).await.unwrap_err();
+    assert_eq!(third, StageError::QueueFull);
+    bench.release();
+    for pending in [blocked, first, second] {
+        pending.await.unwrap();
+    }
+    assert_eq!(bench.metric("riveg_rejected_total{reason=\"queue_full\"}"), 1.0);
+}
+
+#[tokio::test]
+async fn shutting_down_runs_what_is_queued_and_refuses_the_rest() {
+    let bench = bench();
+    let (early, late, log) = (bench.early.clone(), bench.late.clone(), Arc::clone(&bench.log));
+    let ctx = context();
+    let blocked = bench.block().await;
+    let first = queue(&early, (1, Act::Echo), &ctx).await;
+    let second = queue(&late, (2, Act::Echo), &ctx).await;
+    let mut shutdown = Box::pin(bench.executor.shutdown());
+    assert!(poll!(&mut shutdown).is_pending());
+    let refused = early.submit((3, Act::Echo), &ctx).await.unwrap_err();
+    assert_eq!(refused, StageError::ShuttingDown);
+    bench.release.send(()).unwrap();
+    for pending in [blocked, first, second] {
+        pending.await.unwrap();
+    }
+    assert_eq!(shutdown.await, HealthState::Stopped);
+    assert_eq!(*lock(&log), [("late", vec![2]), ("early", vec![1])]);
+    let refused = late.submit((4, Act::Echo), &ctx).await.unwrap_err();
+    assert_eq!(refused, StageError::ShuttingDown);
+}
+
+#[tokio::test]
+async fn nothing_is_taken_on_before_the_start() {
+    let mut builder = ExecutorBuilder::new();
+    let stub = Stub {
+        name: "early",
+        log: Log::default(),
+        entered: mpsc::channel().0,
+        release: Arc::new(Mutex::new(mpsc::channel().1)),
+        failed: Mutex::default(),
+    };
+    let handle = builder.stage(StageSpec::new("early", 0, 8), stub);
+    let refused = handle.submit((1, Act::Echo), &context()).await.unwrap_err();
+    assert_eq!(refused, StageError::ShuttingDown);
+    let _executor = builder.start().unwrap();
+    assert_eq!(handle.submit((1, Act::Echo), &context()).await.unwrap().output, 101);
+}
+
+#[test]
+fn every_series_exists_from_the_start() {
+    let bench = bench();
+    for series in [
+        "riveg_stage_queue_depth{stage=\"early\"}",
+        "riveg_stage_failed_total{stage=\"late\"}",
+        "riveg_stage_retried_batches_total{stage=\"late\"}",
+        "riveg_stage_panics_total{stage=\"early\"}",
+        "riveg_cancelled_total{stage=\"early\"}",
+        "riveg_deadline_exceeded_total{stage=\"late\"}",
+        "riveg_rejected_total{reason=\"shutting_down\"}",
+        "riveg_stage_batch_size_count{stage=\"late\"}",
+        "riveg_stage_queue_seconds_count{stage=\"late\"}",
+        "riveg_stage_execute_seconds_count{stage=\"late\"}",
+    ] {
+        assert_eq!(bench.metric(series), 0.0, "{series}");
+    }
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        6 => Just(Act::Echo),
+        1 => Just(Act::Fail),
+        1 => Just(Act::FailOnce),
+        1 => Just(Act::Panic),
+        1 => Just(Act::Forget),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Whatever shares its batches, each item gets the reply that it alone deserves.
+    #[test]
+    fn every_item_gets_its_own_reply(
+        plan in prop::collection::vec((act(), any::<bool>(), any::<bool>()), 1..40),
+        max_batch in 1..6usize,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let limit = PanicLimit { count: usize::MAX, ..PanicLimit::default() };
+            let bench = bench_with(StageSpec::new("early", 0, max_batch), limit);
+            let ctx = context();
+            let blocked = bench.block().await;
+            let mut kept = Vec::new();
+            let mut left = HashSet::new();
+            for (id, &(act, late, leaves)) in (1..).zip(&plan) {
+                let stage = if late { &bench.late } else { &bench.early };
+                let pending = queue(stage, (id, act), &ctx).await;
+                if leaves {
+                    left.insert(id);
+                } else {
+                    kept.push((id, act, pending));
+                }
+            }
+            bench.release();
+            blocked.await.unwrap();
+            for (id, act, pending) in kept {
+                let reply = pending.await.map(|reply| reply.output);
+                match act {
+                    Act::Fail | Act::Forget => assert_eq!(reply, Err(StageError::Failed)),
+                    Act::Panic => assert_eq!(reply, Err(StageError::Panicked)),
+                    // Fails when it happens to be alone, as nothing is run again then.
+                    Act::FailOnce => assert!(matches!(reply, Ok(_) | Err(StageError::Failed))),
+                    _ => assert_eq!(reply, Ok(id + 100)),
+                }
+            }
+            for (stage, ids) in bench.ran() {
+                assert!(ids.len() <= if stage == "early" { max_batch } else { 8 });
+                assert!(!ids.iter().any(|id| left.contains(id)), "ran for nobody");
+            }
+        });
+    }
+}
