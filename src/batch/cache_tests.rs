@@ -2,7 +2,7 @@
 
 use futures_util::poll;
 
-use super::tests::{Act, Item, bench, context};
+use super::stubs::{Act, Item, bench, context};
 use super::*;
 
 const fn four_bytes(_value: &u32) -> usize {

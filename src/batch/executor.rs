@@ -59,13 +59,14 @@ impl Shared {
         mut store: impl FnMut(EntryId, usize),
     ) -> Result<(), StageError> {
         let mut state = lock(&self.state);
-        for entry in entries {
+        let pushed = entries.into_iter().try_for_each(|entry| {
             let id = self.push_locked(&mut state, stage, entry, now)?;
             store(id, state.scheduler.depth(stage));
-        }
+            Ok(())
+        });
         drop(state);
         self.wake.notify_one();
-        Ok(())
+        pushed
     }
 
     fn push_locked(

@@ -44,4 +44,6 @@ pub use stage::StageHandle;
 #[cfg(test)]
 mod cache_tests;
 #[cfg(test)]
+mod stubs;
+#[cfg(test)]
 mod tests;

@@ -1,153 +1,15 @@
-//! The executor thread with model stubs. A stub that blocks holds the device until it is released,
-//! so tests decide what is queued together; nothing depends on time passing.
+//! The executor thread with model stubs.
 
 use std::collections::HashSet;
-use std::future::Future;
-use std::panic::resume_unwind;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::poll;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use proptest::prelude::*;
 
 use super::executor::lock;
+use super::stubs::{Act, Item, Pending, Stub, bench, bench_with, context};
 use super::*;
-use crate::models::ModelError;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Act {
-    Echo,
-    Fail,
-    /// Fails when it is run for the first time, alone or not.
-    FailOnce,
-    Panic,
-    LoseDevice,
-    /// Gives no output.
-    Forget,
-    /// Holds the device until released.
-    Block,
-}
-
-pub(super) type Item = (u32, Act);
-pub(super) type Log = Arc<Mutex<Vec<(&'static str, Vec<u32>)>>>;
-type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
-
-pub(super) struct Stub {
-    name: &'static str,
-    log: Log,
-    entered: mpsc::Sender<()>,
-    release: Arc<Mutex<mpsc::Receiver<()>>>,
-    failed: Mutex<HashSet<u32>>,
-}
-
-impl BatchModel for Stub {
-    type Input = Item;
-    type Output = u32;
-
-    fn cost(&self, _item: &Item) -> Cost {
-        Cost(1)
-    }
-
-    fn run(&self, items: &[Item]) -> Result<Vec<u32>, ModelError> {
-        lock(&self.log).push((self.name, items.iter().map(|item| item.0).collect()));
-        let failure = |text: &str| ModelError::Tensor(candle_core::Error::Msg(text.into()));
-        let mut outputs = Vec::new();
-        for &(id, act) in items {
-            match act {
-                Act::Echo => {}
-                Act::Fail => return Err(failure("no")),
-                Act::FailOnce if lock(&self.failed).insert(id) => return Err(failure("not yet")),
-                Act::FailOnce => {}
-                // Unlike `panic!` this does not print.
-                Act::Panic => resume_unwind(Box::new("stub")),
-                Act::LoseDevice => return Err(failure("DriverError(CUDA_ERROR_LAUNCH_FAILED)")),
-                Act::Forget => continue,
-                Act::Block => {
-                    self.entered.send(()).unwrap();
-                    lock(&self.release).recv().unwrap();
-                }
-            }
-            outputs.push(id + 100);
-        }
-        Ok(outputs)
-    }
-}
-
-/// Two stages over one executor, and the test's hand on the device.
-pub(super) struct Bench {
-    pub(super) early: StageHandle<Item, u32>,
-    pub(super) late: StageHandle<Item, u32>,
-    pub(super) executor: Executor,
-    pub(super) log: Log,
-    metrics: PrometheusHandle,
-    entered: mpsc::Receiver<()>,
-    release: mpsc::Sender<()>,
-}
-
-pub(super) fn bench() -> Bench {
-    bench_with(StageSpec::new("early", 0, 8), PanicLimit::default())
-}
-
-fn bench_with(early: StageSpec, limit: PanicLimit) -> Bench {
-    let recorder = PrometheusBuilder::new().build_recorder();
-    let log = Log::default();
-    let (entered_in, entered) = mpsc::channel();
-    let (release, release_out) = mpsc::channel();
-    let release_out = Arc::new(Mutex::new(release_out));
-    let stub = |name| Stub {
-        name,
-        log: Arc::clone(&log),
-        entered: entered_in.clone(),
-        release: Arc::clone(&release_out),
-        failed: Mutex::default(),
-    };
-    let (early, late, executor) = ::metrics::with_local_recorder(&recorder, || {
-        let mut builder = ExecutorBuilder::new();
-        builder.panic_limit(limit);
-        let early = builder.stage(early, stub("early"));
-        let late = builder.stage(StageSpec::new("late", 1, 8), stub("late"));
-        (early, late, builder.start().unwrap())
-    });
-    Bench { early, late, executor, log, metrics: recorder.handle(), entered, release }
-}
-
-impl Bench {
-    /// Holds the device with an item of `early`; the returned future ends once it is released.
-    pub(super) async fn block(&self) -> Pending<'static, Result<Reply<u32>, StageError>> {
-        let early = self.early.clone();
-        let mut blocked: Pending<_> =
-            Box::pin(async move { early.submit((0, Act::Block), &context()).await });
-        assert!(poll!(&mut blocked).is_pending());
-        self.entered();
-        lock(&self.log).clear();
-        blocked
-    }
-
-    /// Waits until a blocking item holds the device.
-    pub(super) fn entered(&self) {
-        self.entered.recv().unwrap();
-    }
-
-    pub(super) fn release(&self) {
-        self.release.send(()).unwrap();
-    }
-
-    pub(super) fn ran(&self) -> Vec<(&'static str, Vec<u32>)> {
-        lock(&self.log).clone()
-    }
-
-    fn metric(&self, line: &str) -> f64 {
-        let text = self.metrics.render();
-        let found = text.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(' '));
-        found.unwrap_or_else(|| panic!("no {line} in\n{text}")).parse().unwrap()
-    }
-}
-
-pub(super) fn context() -> RequestContext {
-    RequestContext::unadmitted("test".into(), None)
-}
 
 /// Submits and polls once, so that the item is queued.
 async fn queue<'a>(
@@ -326,9 +188,38 @@ async fn queues_are_bounded() {
 }
 
 #[tokio::test]
+async fn items_submitted_at_one_stroke_share_a_batch() {
+    let bench = bench();
+    let ctx = context();
+    let items = (1..=5).map(|id| (id, Act::Echo)).collect();
+    let replies = bench.late.submit_all(items, &ctx).await.unwrap();
+    let replies: Vec<_> = replies.into_iter().map(|r| (r.output, r.batch_size)).collect();
+    assert_eq!(replies, [(101, 5), (102, 5), (103, 5), (104, 5), (105, 5)]);
+    let items = vec![(6, Act::Echo), (7, Act::Panic)];
+    assert_eq!(bench.late.submit_all(items, &ctx).await.unwrap_err(), StageError::Panicked);
+    assert!(bench.late.submit_all(Vec::new(), &ctx).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn items_that_do_not_all_fit_are_withdrawn_together() {
+    let spec = StageSpec { capacity: 2, ..StageSpec::new("early", 0, 8) };
+    let bench = bench_with(spec, PanicLimit::default());
+    let ctx = context();
+    let blocked = bench.block().await;
+    let items = (1..=3).map(|id| (id, Act::Echo)).collect();
+    assert_eq!(bench.early.submit_all(items, &ctx).await.unwrap_err(), StageError::QueueFull);
+    bench.release();
+    blocked.await.unwrap();
+    bench.late.submit((4, Act::Echo), &ctx).await.unwrap();
+    assert_eq!(bench.ran(), [("late", vec![4])]);
+    assert_eq!(bench.metric("riveg_cancelled_total{stage=\"early\"}"), 2.0);
+}
+
+#[tokio::test]
 async fn shutting_down_runs_what_is_queued_and_refuses_the_rest() {
     let bench = bench();
     let (early, late, log) = (bench.early.clone(), bench.late.clone(), Arc::clone(&bench.log));
+    let release = bench.release.clone();
     let ctx = context();
     let blocked = bench.block().await;
     let first = queue(&early, (1, Act::Echo), &ctx).await;
@@ -337,7 +228,7 @@ async fn shutting_down_runs_what_is_queued_and_refuses_the_rest() {
     assert!(poll!(&mut shutdown).is_pending());
     let refused = early.submit((3, Act::Echo), &ctx).await.unwrap_err();
     assert_eq!(refused, StageError::ShuttingDown);
-    bench.release.send(()).unwrap();
+    release.send(()).unwrap();
     for pending in [blocked, first, second] {
         pending.await.unwrap();
     }
@@ -350,14 +241,7 @@ async fn shutting_down_runs_what_is_queued_and_refuses_the_rest() {
 #[tokio::test]
 async fn nothing_is_taken_on_before_the_start() {
     let mut builder = ExecutorBuilder::new();
-    let stub = Stub {
-        name: "early",
-        log: Log::default(),
-        entered: mpsc::channel().0,
-        release: Arc::new(Mutex::new(mpsc::channel().1)),
-        failed: Mutex::default(),
-    };
-    let handle = builder.stage(StageSpec::new("early", 0, 8), stub);
+    let handle = builder.stage(StageSpec::new("early", 0, 8), Stub::unblocking());
     let refused = handle.submit((1, Act::Echo), &context()).await.unwrap_err();
     assert_eq!(refused, StageError::ShuttingDown);
     let _executor = builder.start().unwrap();
