@@ -1,16 +1,24 @@
 //! A decoded picture.
 
+use std::fmt;
+
 use sha2::{Digest, Sha256};
 
 use super::resize::{Filter, resize_rgb};
 
 /// A hash of a picture's size and pixels (SHA-256): the key under which anything computed from the
 /// picture alone may be cached. Equal digests mean equal pixels, whatever file they came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PictureDigest(pub [u8; 32]);
 
+impl fmt::Debug for PictureDigest {
+    /// The first eight bytes in hexadecimal: enough to tell pictures apart in a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..8].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
 /// A decoded, upright RGB picture: orientation applied, alpha flattened. Shared as `Arc<Picture>`.
-#[derive(Debug)]
 pub struct Picture {
     width: u32,
     height: u32,
@@ -71,6 +79,13 @@ impl Picture {
     /// The pixels scaled to `width` × `height` as Pillow scales them (see [`resize_rgb`]).
     pub fn resize(&self, width: u32, height: u32, filter: Filter) -> Vec<u8> {
         resize_rgb(&self.rgb, (self.width, self.height), (width, height), filter)
+    }
+}
+
+impl fmt::Debug for Picture {
+    /// Size and digest, not the pixels: pictures appear in requests that are logged.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Picture({}×{}, {:?})", self.width, self.height, self.digest)
     }
 }
 

@@ -3,8 +3,10 @@
 //! Networks were trained on pictures that Pillow had scaled; other resamplers differ from it by
 //! several grey levels. The arithmetic (weights normalised in double precision, rounded to 22
 //! fractional bits, the horizontal pass first, 8-bit pixels in between) is that of Pillow's
-//! `Image.resize(size, resample)` without `box` or `reducing_gap`, checked against Pillow 13 in
-//! `tests/golden_vision.rs`.
+//! `Image.resize(size, resample)` without `box` or `reducing_gap` up to Pillow 11, checked in
+//! `tests/golden_vision.rs`. Pillow 12 and 13 make the vertical pass first for very tall pictures
+//! and where a picture becomes wider and lower at once; the networks were trained before, so the
+//! older order is kept.
 
 use rayon::prelude::*;
 
