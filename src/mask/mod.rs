@@ -2,7 +2,11 @@
 
 mod compressed;
 mod logits;
+mod png;
+mod polygon;
 mod rle;
 
+pub use ::png::EncodingError as PngError;
 pub use logits::{MaskFrame, MaskLogits, MaskLogitsError};
+pub use polygon::{Point, Polygon};
 pub use rle::{Rle, RleError};

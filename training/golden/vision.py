@@ -3,9 +3,10 @@
     python training/golden/vision.py
 
 Needs pillow before 12, numpy, safetensors. (Later ones resample columns first where a picture is
-made wider and lower; the published networks were trained with the older order.) Writes tests/golden/vision/resize.safetensors (outputs of
-Image.resize on noise that the test makes itself) and tests/golden/vision/decode.safetensors
-(files written by Pillow, and the upright RGB pixels that Pillow reads from them).
+very tall or is made wider and lower; the published networks were trained with the older order.)
+Writes tests/golden/vision/resize.safetensors (outputs of Image.resize on noise that the test
+makes itself) and tests/golden/vision/decode.safetensors (files written by Pillow, and the upright
+RGB pixels that Pillow reads from them).
 """
 
 import io
