@@ -346,3 +346,43 @@ pub(super) fn tables(
     let read = (0..layers).map(|layer| vb.pp(layer).get(shape, "weight"));
     RelativeTables::new(read.collect::<candle_core::Result<_>>()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::ofa::{ModelConfig, Ofa, Weights};
+
+    /// The bias that the reference adds to each layer's attention scores.
+    #[test]
+    fn position_bias_of_the_reference() {
+        for name in ["fairseq", "port"] {
+            let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+            let dir = root.join("tests/golden/ofa").join(name);
+            let json = std::fs::read_to_string(dir.join("config.json")).unwrap();
+            let config: ModelConfig = serde_json::from_str(&json).unwrap();
+            let weights = Weights::open(&dir, DType::F32, &Device::Cpu).unwrap();
+            let mut network = Ofa::new(&config.network(), config.grid(), weights.builder).unwrap();
+            let golden =
+                candle_core::safetensors::load(dir.join("golden.safetensors"), &Device::Cpu);
+            let golden = golden.unwrap();
+            let encoder = network.encoder_mut();
+            // What is too large to keep is computed at every call, to the same end.
+            for keep in [true, false] {
+                if !keep {
+                    encoder.image_bias.clear();
+                }
+                let blocks = TextBias::new(encoder, golden["ids"].dim(1).unwrap()).unwrap();
+                for layer in 0..encoder.layers.len() {
+                    let expected = &golden[&format!("bias.{layer}")];
+                    let actual = encoder.bias(layer, &blocks).unwrap();
+                    let error = (actual - expected).unwrap().abs().unwrap();
+                    let error = error.max_all().unwrap().to_scalar::<f32>().unwrap();
+                    let scale = expected.abs().unwrap().max_all().unwrap();
+                    let scale = scale.to_scalar::<f32>().unwrap();
+                    println!("{name}, layer {layer}: {error:.1e} of {scale:.2}");
+                    assert!(error <= 1e-4 * scale && scale > 0.1);
+                }
+            }
+        }
+    }
+}

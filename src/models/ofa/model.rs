@@ -42,6 +42,11 @@ impl Ofa {
         &self.encoder
     }
 
+    #[cfg(test)]
+    pub(super) fn encoder_mut(&mut self) -> &mut Encoder {
+        &mut self.encoder
+    }
+
     /// The decoder.
     pub fn decoder(&self) -> &Decoder {
         &self.decoder

@@ -159,6 +159,23 @@ mod tests {
         assert_eq!(image_bucket((6, 5), (5, 5), 42), 3527);
     }
 
+    /// All distances and all pairs of cells of the reference's tables.
+    #[test]
+    fn whole_tables_of_the_reference() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/ofa/buckets.safetensors");
+        let golden = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+        for size in [256, 8] {
+            let expected = golden[&format!("token.{size}")].to_vec1::<i64>().unwrap();
+            let actual = (0..1024).chain((0..1024).map(|n: i64| -n));
+            let actual: Vec<i64> = actual.map(|n| i64::from(token_bucket(n, size))).collect();
+            assert_eq!(actual, expected, "{size}");
+        }
+        let expected = golden["image.6"].to_dtype(candle_core::DType::U32).unwrap();
+        let expected = expected.flatten_all().unwrap().to_vec1::<u32>().unwrap();
+        let actual = image_buckets(6, 6, &Device::Cpu).unwrap().to_vec1::<u32>().unwrap();
+        assert_eq!(actual, expected);
+    }
+
     #[test]
     fn a_small_grid_lies_in_the_corner_of_the_position_table() {
         assert_eq!(image_position_ids(2, 42), [1, 2, 43, 44]);

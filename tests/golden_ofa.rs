@@ -1,0 +1,343 @@
+//! OFA against the port in the package `modelscope`, on small networks with random weights.
+//! `training/golden/ofa.py` makes the files.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor, safetensors};
+use riveg::models::ofa::{
+    ModelConfig, Ofa, OfaEntailer, OfaGrounder, TextBatch, Tokenizer, Vocabulary, Weights,
+};
+use riveg::models::{EntailInput, Entailer, GroundInput, Grounder};
+use riveg::vision::Picture;
+
+/// Largest error allowed, relative to the largest expected value.
+const TOLERANCE: f32 = 1e-4;
+
+/// Both networks: fairseq's names and flags, and the port's names with the opposite flags.
+const NETWORKS: [&str; 2] = ["fairseq", "port"];
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/ofa").join(name)
+}
+
+/// A network, its configuration, and what the reference answered.
+struct Case {
+    network: Ofa,
+    config: ModelConfig,
+    golden: HashMap<String, Tensor>,
+}
+
+impl Case {
+    fn open(name: &str) -> Self {
+        Self::with_weights(name, &folder(name))
+    }
+
+    fn with_weights(name: &str, weights: &Path) -> Self {
+        let json = fs::read_to_string(folder(name).join("config.json")).unwrap();
+        let config: ModelConfig = serde_json::from_str(&json).unwrap();
+        config.validate().unwrap();
+        let weights = Weights::open(weights, DType::F32, &Device::Cpu).unwrap();
+        let network = Ofa::new(&config.network(), config.grid(), weights.builder).unwrap();
+        let golden = folder(name).join("golden.safetensors");
+        let golden = safetensors::load(golden, &Device::Cpu).unwrap();
+        Self { network, config, golden }
+    }
+
+    fn lengths(&self) -> Vec<usize> {
+        let lengths = self.golden["lengths"].to_vec1::<i64>().unwrap();
+        lengths.into_iter().map(|n| n as usize).collect()
+    }
+
+    /// The texts of the batch, each without its last `drop` tokens.
+    fn texts(&self, drop: usize) -> Vec<Vec<u32>> {
+        let ids = self.golden["ids"].to_vec2::<i64>().unwrap();
+        let rows = ids.iter().zip(self.lengths());
+        rows.map(|(row, n)| row[..n - drop].iter().map(|&id| id as u32).collect()).collect()
+    }
+
+    fn batch(&self, texts: &[Vec<u32>]) -> TextBatch {
+        TextBatch::new(texts, self.config.vocabulary.pad, &Device::Cpu).unwrap()
+    }
+
+    fn image(&self) -> Tensor {
+        self.network.encoder().image_tokens(&self.golden["pixels"]).unwrap()
+    }
+}
+
+/// Fails where two tensors differ, and says by how much they do.
+fn assert_close(what: &str, actual: &Tensor, expected: &Tensor) {
+    assert_eq!(actual.dims(), expected.dims(), "{what}");
+    let largest = |t: &Tensor| {
+        let values = t.abs().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert!(values.iter().all(|x| x.is_finite()), "{what}");
+        values.into_iter().fold(0f32, f32::max)
+    };
+    let scale = largest(expected);
+    let error = largest(&(actual - expected).unwrap()) / scale;
+    println!("{what}: relative error {error:.1e} (largest value {scale:.3})");
+    assert!(scale > 0.01 && error <= TOLERANCE, "{what}: {error}");
+}
+
+#[test]
+fn the_trunk() {
+    for name in NETWORKS {
+        let case = Case::open(name);
+        let features = case.network.encoder().trunk_features(&case.golden["pixels"]).unwrap();
+        assert_close(&format!("{name}: trunk"), &features, &case.golden["trunk"]);
+    }
+}
+
+#[test]
+fn the_encoder_with_padding() {
+    for name in NETWORKS {
+        let case = Case::open(name);
+        let texts = case.batch(&case.texts(0));
+        let encoded = case.network.encoder().forward(&case.image(), &texts).unwrap();
+        let image = case.config.grid() * case.config.grid();
+        for (row, length) in case.lengths().into_iter().enumerate() {
+            let part = |t: &Tensor| t.get(row).unwrap().narrow(0, 0, image + length).unwrap();
+            let (actual, expected) = (part(&encoded.hidden), part(&case.golden["encoder"]));
+            assert_close(&format!("{name}: encoder, item {row}"), &actual, &expected);
+        }
+    }
+}
+
+#[test]
+fn the_decoder_over_a_whole_prompt_and_token_by_token() {
+    for name in NETWORKS {
+        let case = Case::open(name);
+        let (texts, prompts) = (case.texts(0), case.texts(1));
+        for (row, prompt) in prompts.iter().enumerate() {
+            let image = case.image().narrow(0, row, 1).unwrap();
+            let text = case.batch(&texts[row..=row]);
+            let encoded = case.network.encoder().forward(&image, &text).unwrap();
+            let decoder = case.network.decoder();
+            let ids = Tensor::new(prompt.as_slice(), &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+            let whole = decoder.forward(&ids, &mut decoder.start(&encoded).unwrap()).unwrap();
+            let expected = &case.golden["prompt_logits"].get(row).unwrap();
+            let expected = expected.narrow(0, 0, prompt.len()).unwrap();
+            let logits = decoder.logits(&whole.squeeze(0).unwrap()).unwrap();
+            assert_close(&format!("{name}: logits, item {row}"), &logits, &expected);
+
+            let mut state = decoder.start(&encoded).unwrap();
+            let step = |t| decoder.forward(&ids.narrow(1, t, 1).unwrap(), &mut state).unwrap();
+            let steps: Vec<Tensor> = (0..prompt.len()).map(step).collect();
+            let steps = Tensor::cat(&steps, 1).unwrap();
+            assert_close(&format!("{name}: token by token, item {row}"), &steps, &whole);
+        }
+    }
+}
+
+#[test]
+fn the_answers_of_entailment() {
+    for name in NETWORKS {
+        let case = Case::open(name);
+        let texts = case.batch(&case.texts(0));
+        let encoded = case.network.encoder().forward(&case.image(), &texts).unwrap();
+        let prompts = case.batch(&case.texts(1));
+        let answers = [117, 42, 350];
+        let logits = case.network.answer_logits(&encoded, &prompts, &answers).unwrap();
+        let logits = Tensor::new(logits, &Device::Cpu).unwrap();
+        let index = Tensor::new(&answers, &Device::Cpu).unwrap();
+        let expected = case.golden["last_logits"].index_select(&index, 1).unwrap();
+        assert_close(&format!("{name}: answers"), &logits, &expected);
+    }
+}
+
+#[test]
+fn beam_search_in_a_batch_and_alone() {
+    for name in NETWORKS {
+        let case = Case::open(name);
+        let expected = case.golden["beam_tokens"].to_vec2::<i64>().unwrap();
+        let scores = &case.golden["beam_scores"];
+        let texts = case.texts(0);
+        let generate = |image: &Tensor, texts: &[Vec<u32>]| {
+            let encoded = case.network.encoder().forward(image, &case.batch(texts)).unwrap();
+            case.network.generate(&encoded, &case.config.vocabulary, (4, 5)).unwrap()
+        };
+        let together = generate(&case.image(), &texts);
+        for (row, text) in texts.iter().enumerate() {
+            let tokens: Vec<u32> = expected[row].iter().map(|&token| token as u32).collect();
+            assert_eq!(together[row].tokens(), tokens, "{name}, item {row}");
+            let alone = generate(&case.image().narrow(0, row, 1).unwrap(), &[text.clone()]);
+            assert_eq!(alone[0].tokens(), tokens, "{name}, item {row}");
+        }
+        let actual: Vec<f32> = together.iter().map(|answer| answer.score).collect();
+        let actual = Tensor::new(actual, &Device::Cpu).unwrap();
+        assert_close(&format!("{name}: beam scores"), &actual, scores);
+    }
+}
+
+#[test]
+fn a_fairseq_checkpoint_file() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy(folder("fairseq.pt"), dir.path().join("model.pt")).unwrap();
+    let case = Case::with_weights("fairseq", dir.path());
+    let texts = case.batch(&case.texts(0));
+    let encoded = case.network.encoder().forward(&case.image(), &texts).unwrap();
+    let first = |t: &Tensor| t.get(0).unwrap();
+    assert_close("fairseq.pt: encoder", &first(&encoded.hidden), &first(&case.golden["encoder"]));
+    let count = |dir: &Path| Weights::open(dir, DType::F32, &Device::Cpu).unwrap().parameters;
+    assert_eq!(count(dir.path()), count(&folder("fairseq")));
+}
+
+/// A folder with GPT-2's files as far as the texts need them, and a `dict.txt` with fillers.
+fn gpt2_subset(subset: &serde_json::Value, dir: &Path) {
+    fs::write(dir.join("encoder.json"), subset["encoder"].to_string()).unwrap();
+    let merges = subset["merges"].as_array().unwrap().iter().map(|m| m.as_str().unwrap());
+    let merges: Vec<_> = std::iter::once("#version: 0.2").chain(merges).collect();
+    fs::write(dir.join("vocab.bpe"), merges.join("\n") + "\n").unwrap();
+    let lines = subset["dictionary_lines"].as_u64().unwrap();
+    let line = |n: u64| match subset["dictionary"].get((n + 4).to_string()) {
+        Some(gpt2) => format!("{gpt2} 1\n"),
+        None => format!("madeupword{n} 0\n"),
+    };
+    fs::write(dir.join("dict.txt"), (0..lines).map(line).collect::<String>()).unwrap();
+}
+
+/// The cases of `gpt2_subset.json`, with the tokenizer in `dir`.
+fn check_tokenizations(subset: &serde_json::Value, dir: &Path) {
+    let tokenizer = Tokenizer::open(dir, Vocabulary::default(), (59457, 1024)).unwrap();
+    for case in subset["cases"].as_array().unwrap() {
+        let text = case["text"].as_str().unwrap();
+        let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
+        assert_eq!(tokenizer.ids(text).unwrap(), ids, "{text}");
+        let source = [&[0], ids.as_slice(), &[2]].concat();
+        assert_eq!(tokenizer.source(text).unwrap(), source, "{text}");
+    }
+    assert_eq!(tokenizer.first_ids([" no", " yes", " maybe"]).unwrap(), [117, 4420, 2085]);
+}
+
+#[test]
+fn gpt2_tokens_get_ofas_ids() {
+    let json = fs::read_to_string(folder("gpt2_subset.json")).unwrap();
+    let subset: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    gpt2_subset(&subset, dir.path());
+    check_tokenizations(&subset, dir.path());
+    match std::env::var_os("RIVEG_OFA_BPE") {
+        Some(full) => check_tokenizations(&subset, Path::new(&full)),
+        None => println!("RIVEG_OFA_BPE is not set: the full vocabulary is not checked"),
+    }
+}
+
+#[test]
+fn special_tokens_cannot_be_typed() {
+    let tokenizer = Tokenizer::open(&folder("fairseq"), vocabulary(), (400, 160)).unwrap();
+    let ids = tokenizer.source(" <bin_7></s>").unwrap();
+    let (ends, typed) = ((ids[0], ids[ids.len() - 1]), &ids[1..ids.len() - 1]);
+    assert_eq!(ends, (0, 2));
+    assert_eq!(typed.len(), " <bin_7></s>".len());
+    assert!(typed.iter().all(|id| (4..260).contains(id)), "{typed:?}");
+    let long = tokenizer.source(&"x".repeat(1000)).unwrap();
+    assert_eq!((long.len(), long[159]), (160, 2));
+}
+
+fn vocabulary() -> Vocabulary {
+    let json = fs::read_to_string(folder("fairseq").join("config.json")).unwrap();
+    serde_json::from_str::<ModelConfig>(&json).unwrap().vocabulary
+}
+
+/// A picture of coloured noise.
+fn picture(seed: u32, width: u32, height: u32) -> Arc<Picture> {
+    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
+    let mut byte = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    // Blocks of 8 × 8 pixels survive the resizing.
+    let columns = width.div_ceil(8);
+    let blocks: Vec<[u8; 3]> =
+        (0..columns * height.div_ceil(8)).map(|_| [byte(), byte(), byte()]).collect();
+    let pixels = (0..height).flat_map(|y| (0..width).map(move |x| y / 8 * columns + x / 8));
+    let rgb = pixels.flat_map(|block| blocks[block as usize]).collect();
+    Arc::new(Picture::from_rgb(width, height, rgb).unwrap())
+}
+
+const EXPRESSIONS: [&str; 4] = [
+    "LeBron James (PER)-an athlete",
+    "Rome (LOC)-a city",
+    "The Golden State Warriors (ORG)-a sports team",
+    "it",
+];
+
+#[test]
+fn entailment_batched_equals_single() {
+    let entailer = OfaEntailer::load(&folder("fairseq"), &Device::Cpu, DType::F32).unwrap();
+    let pictures = [picture(1, 96, 64), picture(2, 50, 131)];
+    let input = |i: usize| EntailInput {
+        picture: pictures[i % 2].clone(),
+        expression: EXPRESSIONS[i % 4].into(),
+        description: (i % 3 == 0).then(|| "a man with a ball".into()),
+    };
+    let inputs: Vec<_> = (0..8).map(input).collect();
+    let together = entailer.entail(&inputs).unwrap();
+    for (input, batched) in inputs.iter().zip(&together) {
+        // Another loaded network, so that nothing is in its cache.
+        let fresh = OfaEntailer::load(&folder("fairseq"), &Device::Cpu, DType::F32).unwrap();
+        for single in [fresh.entail(std::slice::from_ref(input)), entailer.entail(&[input.clone()])]
+        {
+            let error = (single.unwrap()[0].probability - batched.probability).abs();
+            assert!(error < 1e-5, "{error}");
+        }
+    }
+    let mut values: Vec<f32> = together.iter().map(|e| e.probability).collect();
+    assert!(values.iter().all(|p| (0.0..=1.0).contains(p)), "{values:?}");
+    values.sort_by(f32::total_cmp);
+    assert!(values[7] - values[0] > 0.01, "pictures and texts must matter: {values:?}");
+    assert!(entailer.entail(&[]).unwrap().is_empty());
+    assert!(entailer.cost(&inputs[0]) > 0);
+    assert_eq!(entailer.info().architecture, "ofa");
+}
+
+#[test]
+fn grounding_batched_equals_single() {
+    let grounder = OfaGrounder::load(&folder("fairseq"), &Device::Cpu, DType::F32).unwrap();
+    let inputs: Vec<_> = (0..24)
+        .map(|i| GroundInput {
+            picture: picture(i / 2, 40 + i, 90),
+            expression: EXPRESSIONS[i as usize % 4].into(),
+        })
+        .collect();
+    let together = grounder.ground(&inputs).unwrap();
+    for (input, batched) in inputs.iter().zip(&together) {
+        let single = grounder.ground(std::slice::from_ref(input)).unwrap()[0];
+        assert_eq!(single.map(|g| g.bbox), batched.map(|g| g.bbox));
+        let Some((single, batched)) = single.zip(*batched) else { continue };
+        assert!((single.score - batched.score).abs() < 1e-5);
+        assert!(batched.score > 0.0 && batched.score <= 1.0);
+        let size = (input.picture.width(), input.picture.height());
+        assert_eq!(batched.bbox.clip(size.0, size.1), Some(batched.bbox));
+        assert!(batched.bbox.area() > 0.0);
+    }
+    let found = together.iter().flatten().count();
+    println!("{found} of {} answers are boxes", together.len());
+    assert!(found > 0 && found < together.len(), "both kinds of answers must occur");
+    assert!(grounder.cost(&inputs[0]) > 0);
+}
+
+/// Half precision is for accelerators, but the whole way must work in it (candle multiplies no
+/// BF16 matrices on the CPU, so F16 stands for both).
+#[test]
+fn half_precision_stays_near() {
+    let entail = |dtype| {
+        let entailer = OfaEntailer::load(&folder("fairseq"), &Device::Cpu, dtype).unwrap();
+        let input = |i: usize| EntailInput {
+            picture: picture(i as u32, 60, 60),
+            expression: EXPRESSIONS[i].into(),
+            description: None,
+        };
+        let answers = entailer.entail(&[input(0), input(1), input(2), input(3)]).unwrap();
+        answers.into_iter().map(|a| a.probability).collect::<Vec<_>>()
+    };
+    let (exact, half) = (entail(DType::F32), entail(DType::F16));
+    let error = exact.iter().zip(&half).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+    println!("F16: {error:.1e}");
+    assert!(error < 0.01, "{exact:?} {half:?}");
+    let grounder = OfaGrounder::load(&folder("fairseq"), &Device::Cpu, DType::F16).unwrap();
+    let input = GroundInput { picture: picture(1, 64, 64), expression: EXPRESSIONS[0].into() };
+    grounder.ground(&[input.clone(), input]).unwrap();
+}
