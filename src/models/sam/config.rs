@@ -1,0 +1,231 @@
+//! The sizes of a SAM.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::models::{ModelError, Result};
+
+/// Which mask answers a prompt that is one box.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BoxOutput {
+    /// The single-mask output, which SAM's authors recommend for one unambiguous box.
+    Single,
+    /// Of the multimask outputs the one with the highest predicted IoU.
+    BestOfMultimask,
+}
+
+/// Every size of the network, as `config.json` beside the weights states it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Side of the square that the image encoder sees, in pixels; a multiple of `patch_size`.
+    pub image_size: usize,
+    /// Side of a patch, in pixels.
+    pub patch_size: usize,
+    /// Width of the image encoder.
+    pub embed_dim: usize,
+    /// Number of its blocks.
+    pub depth: usize,
+    /// Number of its attention heads.
+    pub num_heads: usize,
+    /// Width of its feed-forward layers in multiples of `embed_dim`.
+    pub mlp_ratio: f64,
+    /// Side of an attention window, in patches.
+    pub window_size: usize,
+    /// The blocks that attend to the whole picture instead of to windows.
+    pub global_attn_indexes: Vec<usize>,
+    /// Channels of the image embedding: the width of prompts and mask decoder.
+    pub out_chans: usize,
+    /// Channels of the mask-prompt branch. Mask prompts are not offered, so it is only recorded.
+    pub mask_in_chans: usize,
+    /// Number of two-way blocks in the mask decoder.
+    pub decoder_depth: usize,
+    /// Number of its attention heads.
+    pub decoder_num_heads: usize,
+    /// Width of its feed-forward layers.
+    pub decoder_mlp_dim: usize,
+    /// Layers of the IoU head.
+    pub iou_head_depth: usize,
+    /// Width of the IoU head.
+    pub iou_head_hidden_dim: usize,
+    /// Masks of an ambiguous prompt.
+    pub num_multimask_outputs: usize,
+    /// Logits above this are inside the mask.
+    pub mask_threshold: f32,
+    /// Which mask answers a box.
+    pub box_output: BoxOutput,
+}
+
+impl Config {
+    /// SAM ViT-B (94 M parameters).
+    pub fn vit_b() -> Self {
+        Self::released(768, 12, 12, [2, 5, 8, 11])
+    }
+
+    /// SAM ViT-L (312 M parameters).
+    pub fn vit_l() -> Self {
+        Self::released(1024, 24, 16, [5, 11, 17, 23])
+    }
+
+    /// SAM ViT-H (641 M parameters), the one that the paper uses.
+    pub fn vit_h() -> Self {
+        Self::released(1280, 32, 16, [7, 15, 23, 31])
+    }
+
+    /// What the three released checkpoints have in common.
+    fn released(embed_dim: usize, depth: usize, num_heads: usize, global: [usize; 4]) -> Self {
+        Self {
+            image_size: 1024,
+            patch_size: 16,
+            embed_dim,
+            depth,
+            num_heads,
+            mlp_ratio: 4.0,
+            window_size: 14,
+            global_attn_indexes: global.to_vec(),
+            out_chans: 256,
+            mask_in_chans: 16,
+            decoder_depth: 2,
+            decoder_num_heads: 8,
+            decoder_mlp_dim: 2048,
+            iou_head_depth: 3,
+            iou_head_hidden_dim: 256,
+            num_multimask_outputs: 3,
+            mask_threshold: 0.0,
+            box_output: BoxOutput::Single,
+        }
+    }
+
+    /// Reads and checks a `config.json`.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is not such a configuration, or contradicts itself.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ModelError::File { path: path.into(), source })?;
+        let config: Self = serde_json::from_str(&text)
+            .map_err(|error| ModelError::Weights(format!("{}: {error}", path.display())))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Whether the sizes fit each other.
+    ///
+    /// # Errors
+    /// [`ModelError::Weights`] that names the first contradiction.
+    pub fn check(&self) -> Result<()> {
+        let divides =
+            |part: usize, whole: usize| part > 0 && whole > 0 && whole.is_multiple_of(part);
+        let rules = [
+            (divides(self.patch_size, self.image_size), "image_size is no multiple of patch_size"),
+            (divides(self.num_heads, self.embed_dim), "embed_dim is no multiple of num_heads"),
+            (divides(8, self.out_chans), "out_chans is no multiple of 8"),
+            (
+                divides(2 * self.decoder_num_heads, self.out_chans),
+                "out_chans is no multiple of twice decoder_num_heads",
+            ),
+            (self.window_size > 0, "window_size is 0"),
+            (self.decoder_depth > 0, "decoder_depth is 0"),
+            (self.iou_head_depth > 0, "iou_head_depth is 0"),
+            (self.mlp_dim() > 0, "mlp_ratio is too small"),
+            (self.mask_threshold.is_finite(), "mask_threshold is not finite"),
+            (
+                self.box_output == BoxOutput::Single || self.num_multimask_outputs > 0,
+                "box_output wants one of no multimask outputs",
+            ),
+        ];
+        match rules.iter().find(|(holds, _)| !holds) {
+            Some((_, broken)) => Err(ModelError::Weights(format!("SAM configuration: {broken}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Patches along one side.
+    pub fn grid(&self) -> usize {
+        self.image_size / self.patch_size
+    }
+
+    /// Width of the image encoder's feed-forward layers.
+    pub fn mlp_dim(&self) -> usize {
+        (self.embed_dim as f64 * self.mlp_ratio) as usize
+    }
+
+    /// Side of the window that block `index` attends to, or `None` for the whole picture.
+    pub fn window(&self, index: usize) -> Option<usize> {
+        (!self.global_attn_indexes.contains(&index)).then_some(self.window_size)
+    }
+
+    /// Multiply–adds to encode one picture, in millions.
+    pub fn encode_cost(&self) -> u64 {
+        let (tokens, dim) = (self.grid().pow(2), self.embed_dim);
+        let patches = tokens * 3 * self.patch_size.pow(2) * dim;
+        let blocks: usize = (0..self.depth)
+            .map(|index| {
+                let side = self.window(index).unwrap_or(self.grid());
+                let (padded, keys) = (self.grid().div_ceil(side).pow(2) * side.pow(2), side.pow(2));
+                let attention = padded * dim * (4 * dim + 2 * keys + 2 * side * self.num_heads);
+                attention + 2 * tokens * dim * self.mlp_dim()
+            })
+            .sum();
+        let neck = tokens * self.out_chans * (dim + 9 * self.out_chans);
+        millions(patches + blocks + neck)
+    }
+
+    /// Multiply–adds to decode one box, in millions.
+    pub fn decode_cost(&self) -> u64 {
+        let (image, dim) = (self.grid().pow(2), self.out_chans);
+        let tokens = 3 + self.num_multimask_outputs + 1;
+        let cross = dim * dim * (image + tokens) + image * tokens * dim;
+        let own = tokens * dim * (4 * dim + 2 * self.decoder_mlp_dim);
+        let upscaling = image * dim * dim + image * 4 * (dim / 4) * (dim / 2);
+        let masks = 16 * image * (dim / 8);
+        millions(self.decoder_depth * (2 * cross + own) + cross + upscaling + masks)
+    }
+}
+
+fn millions(multiply_adds: usize) -> u64 {
+    (multiply_adds as u64).div_ceil(1_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_released_sizes_are_legal() {
+        for config in [Config::vit_b(), Config::vit_l(), Config::vit_h()] {
+            config.check().unwrap();
+            assert_eq!(config.grid(), 64);
+        }
+        assert_eq!(Config::vit_b().window(2), None);
+        assert_eq!(Config::vit_b().window(3), Some(14));
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        let config = Config { image_size: 1000, ..Config::vit_b() };
+        let message = config.check().unwrap_err().to_string();
+        assert!(message.contains("image_size"), "{message}");
+        assert!(Config { out_chans: 100, ..Config::vit_b() }.check().is_err());
+        assert!(Config { num_heads: 0, ..Config::vit_b() }.check().is_err());
+    }
+
+    #[test]
+    fn a_configuration_survives_json() {
+        let config = Config::vit_l();
+        let text = serde_json::to_string(&config).unwrap();
+        assert!(text.contains(r#""box_output":"single""#));
+        assert_eq!(serde_json::from_str::<Config>(&text).unwrap(), config);
+        let unknown = text.replacen('{', r#"{"colour": 1, "#, 1);
+        assert!(serde_json::from_str::<Config>(&unknown).is_err());
+    }
+
+    /// ViT-B's encoder takes about 370 billion multiply–adds (the ViTDet and SAM literature).
+    #[test]
+    fn costs_have_the_right_magnitude() {
+        assert!((330_000..450_000).contains(&Config::vit_b().encode_cost()));
+        assert!((1_000..6_000).contains(&Config::vit_b().decode_cost()));
+    }
+}

@@ -1,0 +1,188 @@
+//! The few operations that image encoder and mask decoder share. Activations are channels-last,
+//! so a channel normalisation is a layer normalisation and a 1×1 convolution a matrix product.
+
+use candle_core::{D, Result, Tensor};
+use candle_nn::VarBuilder;
+use candle_nn::ops::softmax_last_dim;
+
+/// Attention scores that exist at a time, in elements: larger score matrices are computed by
+/// blocks of queries.
+const SCORES_AT_ONCE: usize = 1 << 24;
+
+/// `y = x Wᵀ + b` over the last dimension, as one two-dimensional matrix product.
+#[derive(Debug, Clone)]
+pub(super) struct Linear {
+    /// `[in, out]`, a transposed view of the stored weight.
+    weight: Tensor,
+    /// `[out]`, or `[rows, out]` where it also holds something that the rows bring along.
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// Reads `weight` `[out, in]` and `bias` `[out]`.
+    pub(super) fn load(input: usize, output: usize, vb: VarBuilder) -> Result<Self> {
+        let weight = vb.get((output, input), "weight")?;
+        Self::new(&weight, Some(vb.get(output, "bias")?))
+    }
+
+    /// From `weight` `[out, in]` and `bias` `[out]` or `[rows, out]`.
+    pub(super) fn new(weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
+        Ok(Self { weight: weight.t()?, bias })
+    }
+
+    /// A layer that answers for `x` what this one answers for `x + constant`: the constant's part
+    /// `[rows, in]` moves into the bias.
+    pub(super) fn absorbing(&self, constant: &Tensor) -> Result<Self> {
+        Ok(Self { weight: self.weight.clone(), bias: Some(self.forward(constant)?) })
+    }
+
+    /// `[…, in]` → `[…, out]`; with a bias of several rows `[…, rows, in]` → `[…, rows, out]`.
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (input, output) = self.weight.dims2()?;
+        let mut shape = x.dims().to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = output;
+        }
+        let y = x.reshape(((), input))?.matmul(&self.weight)?.reshape(shape)?;
+        match &self.bias {
+            Some(bias) => y.broadcast_add(bias),
+            None => Ok(y),
+        }
+    }
+}
+
+/// `softmax(q kᵀ) v` for `q` `[b, n, d]`, `k` `[b, m, d]`, `v` `[b, m, e]` → `[b, n, e]`.
+/// Any scale or bias is part of `q` and `k`.
+pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    let (batch, queries, _) = q.dims3()?;
+    let k = k.transpose(1, 2)?;
+    let block = |q: &Tensor| softmax_last_dim(&q.matmul(&k)?)?.matmul(v);
+    let rows = (SCORES_AT_ONCE / (batch * k.dim(2)?).max(1)).max(1);
+    if rows >= queries {
+        return block(q);
+    }
+    let blocks = (0..queries)
+        .step_by(rows)
+        .map(|start| block(&q.narrow(1, start, rows.min(queries - start))?.contiguous()?))
+        .collect::<Result<Vec<_>>>()?;
+    Tensor::cat(&blocks, 1)
+}
+
+/// `[b, n, heads · d]` → `[b, heads, n, d]`, contiguous.
+pub(super) fn split_heads(x: &Tensor, heads: usize) -> Result<Tensor> {
+    let (batch, tokens, dim) = x.dims3()?;
+    x.reshape((batch, tokens, heads, dim / heads))?.transpose(1, 2)?.contiguous()
+}
+
+/// `[b, heads, n, d]` → `[b, n, heads · d]`.
+pub(super) fn join_heads(x: &Tensor) -> Result<Tensor> {
+    x.transpose(1, 2)?.flatten_from(2)
+}
+
+/// The matrix `[size, table]` that interpolates a table linearly to `size` entries, half-pixel
+/// centres, edges repeated: `torch.nn.functional.interpolate(mode="linear")`.
+fn interpolation(table: usize, size: usize) -> Vec<f32> {
+    let mut matrix = vec![0.0; size * table];
+    let scale = table as f32 / size as f32;
+    for (output, row) in matrix.chunks_exact_mut(table).enumerate() {
+        let position = ((output as f32 + 0.5) * scale - 0.5).max(0.0);
+        let low = (position as usize).min(table - 1);
+        let weight = (position - low as f32).clamp(0.0, 1.0);
+        row[low] += 1.0 - weight;
+        row[(low + 1).min(table - 1)] += weight;
+    }
+    matrix
+}
+
+/// Interpolates the first dimension of `[entries, …]` linearly to `size` entries.
+pub(super) fn resize_table(table: &Tensor, size: usize) -> Result<Tensor> {
+    let entries = table.dim(0)?;
+    if entries == size {
+        return Ok(table.clone());
+    }
+    let matrix = Tensor::from_vec(interpolation(entries, size), (size, entries), table.device())?;
+    let mut shape = table.dims().to_vec();
+    shape[0] = size;
+    let flat = table.reshape((entries, ()))?;
+    matrix.to_dtype(table.dtype())?.matmul(&flat)?.reshape(shape)
+}
+
+/// A 3×3 convolution with padding 1 and without bias, channels-last.
+#[derive(Debug)]
+pub(super) struct Conv3x3 {
+    /// Over the nine shifted copies, row by row.
+    taps: Linear,
+}
+
+impl Conv3x3 {
+    /// Reads `weight` `[out, in, 3, 3]`.
+    pub(super) fn load(input: usize, output: usize, vb: VarBuilder) -> Result<Self> {
+        let weight = vb.get((output, input, 3, 3), "weight")?;
+        let weight = weight.permute((0, 2, 3, 1))?.reshape((output, 9 * input))?;
+        Ok(Self { taps: Linear::new(&weight, None)? })
+    }
+
+    /// `[b, h, w, in]` → `[b, h, w, out]`.
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (_, height, width, _) = x.dims4()?;
+        let x = x.pad_with_zeros(1, 1, 1)?.pad_with_zeros(2, 1, 1)?;
+        let shifted = (0..9)
+            .map(|tap| x.narrow(1, tap / 3, height)?.narrow(2, tap % 3, width))
+            .collect::<Result<Vec<_>>>()?;
+        self.taps.forward(&Tensor::cat(&shifted, D::Minus1)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+
+    fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
+        let gap = (a - b).unwrap().abs().unwrap().flatten_all().unwrap();
+        gap.max(0).unwrap().to_scalar().unwrap()
+    }
+
+    fn random(shape: &[usize]) -> Tensor {
+        Tensor::randn(0f32, 1.0, shape, &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn blocks_of_queries_change_nothing() {
+        let (batch, keys) = (64, 1024);
+        let queries = 2 * SCORES_AT_ONCE / (batch * keys) + 3;
+        let (q, k, v) =
+            (random(&[batch, queries, 2]), random(&[batch, keys, 2]), random(&[batch, keys, 3]));
+        let part = attend(&q.narrow(1, 0, 5).unwrap().contiguous().unwrap(), &k, &v).unwrap();
+        let whole = attend(&q, &k, &v).unwrap();
+        assert_eq!(whole.dims(), [batch, queries, 3]);
+        assert!(largest_difference(&part, &whole.narrow(1, 0, 5).unwrap()) < 1e-5);
+    }
+
+    #[test]
+    fn a_convolution_is_a_matrix_product() {
+        let (x, weight) = (random(&[2, 5, 4, 3]), random(&[6, 3, 3, 3]));
+        let expected = x.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap();
+        let expected = expected.conv2d(&weight, 1, 1, 1, 1).unwrap().permute((0, 2, 3, 1)).unwrap();
+        let tensors = [("weight".to_owned(), weight)].into();
+        let vb = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+        let actual = Conv3x3::load(3, 6, vb).unwrap().forward(&x).unwrap();
+        assert!(largest_difference(&actual, &expected) < 1e-4);
+    }
+
+    #[test]
+    fn a_constant_input_moves_into_the_bias() {
+        let layer = Linear::new(&random(&[4, 3]), Some(random(&[4]))).unwrap();
+        let (x, constant) = (random(&[2, 5, 3]), random(&[5, 3]));
+        let expected = layer.forward(&x.broadcast_add(&constant).unwrap()).unwrap();
+        let actual = layer.absorbing(&constant).unwrap().forward(&x).unwrap();
+        assert!(largest_difference(&actual, &expected) < 1e-5);
+    }
+
+    #[test]
+    fn tables_are_interpolated_between_centres() {
+        assert_eq!(interpolation(2, 4), [1.0, 0.0, 0.75, 0.25, 0.25, 0.75, 0.0, 1.0]);
+        assert_eq!(interpolation(4, 2), [0.5, 0.5, 0.0, 0.0, 0.0, 0.0, 0.5, 0.5]);
+    }
+}
