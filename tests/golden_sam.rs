@@ -220,6 +220,20 @@ fn a_batch_of_pictures_and_boxes_equals_single_calls() {
 }
 
 #[test]
+fn half_precision_stays_close() {
+    let golden = Golden::load("windows");
+    let sam = Sam::load(&folder("windows"), &Device::Cpu, DType::F16).unwrap();
+    let embedding = sam.encode(&[golden.picture(0)]).unwrap().remove(0);
+    let features = embedding.features.to_dtype(DType::F32).unwrap();
+    assert_close("embedding", &floats(&features), &golden.floats(0, "embedding"), 0.02);
+    let input = SegmentInput { embedding, boxes: golden.boxes(0) };
+    let masks: Vec<_> = sam.segment(&[input]).unwrap().remove(0);
+    let expected = golden.tensor(0, "box.logits").narrow(1, 0, 1).unwrap();
+    let masks: Vec<_> = masks.into_iter().map(|mask| vec![mask]).collect();
+    assert_close("logits", &logits(&masks), &floats(&expected), 0.05);
+}
+
+#[test]
 fn nothing_in_nothing_out() {
     let golden = Golden::load("tables");
     assert!(golden.sam.encode(&[]).unwrap().is_empty());

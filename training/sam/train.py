@@ -1,4 +1,4 @@
-"""Trains the nano SAM: python training/sam/train.py --out RUN --until 01:40
+"""Trains the nano SAM: python training/sam/train.py --out RUN --until 01:50
 
 Resumable (RUN/last.pt is written every few minutes and picked up again). The learning rate follows
 the clock: it falls to nothing at --until (UTC). `evaluate.py` exports and reports.
@@ -103,74 +103,99 @@ def parse():
     return p.parse_args()
 
 
+class Clock:
+    """Where training stands between its first start and --until."""
+
+    def __init__(self, begun, until):
+        hour, minute = (int(x) for x in until.split(":"))
+        start = datetime.datetime.fromtimestamp(begun, datetime.timezone.utc)
+        end = start.replace(hour=hour, minute=minute, second=0)
+        end += datetime.timedelta(days=int(end < start))
+        self.begun, self.total = begun, end.timestamp() - begun
+
+    def minutes(self):
+        return (time.time() - self.begun) / 60
+
+    def share(self):
+        return 60 * self.minutes() / self.total
+
+
+class Run:
+    """Everything that training changes, and its file."""
+
+    def __init__(self, args, config):
+        self.sam = build(config)
+        torch.nn.init.trunc_normal_(self.sam.image_encoder.pos_embed, std=0.02)
+        weights = "data/weights/fastestdet/weight_AP05_0.253207_280-epoch.pth"
+        self.teacher = Teacher(os.path.join(data.shared(), weights))
+        self.aux = torch.nn.Linear(config["embed_dim"], 288)
+        params = [p for n, p in self.sam.named_parameters() if "mask_downscaling" not in n]
+        self.params = params + list(self.aux.parameters())
+        groups = [
+            {"params": [p for p in self.params if p.ndim > 1], "weight_decay": 0.05},
+            {"params": [p for p in self.params if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
+        self.ema = {k: v.detach().clone() for k, v in self.sam.state_dict().items()}
+        self.state = {"step": 0, "begun": time.time()}
+        self.path = os.path.join(args.out, "last.pt")
+        if os.path.exists(self.path):
+            saved = torch.load(self.path)
+            for name in ("sam", "aux", "optimizer"):
+                getattr(self, name).load_state_dict(saved[name])
+            self.teacher.norm.load_state_dict(saved["norm"])
+            self.ema, self.state = saved["ema"], saved["state"]
+
+    def step(self, sample, lr):
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        loss, figures = loss_of(self.sam, self.aux, self.teacher, sample)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.params, 1.0)
+        self.optimizer.step()
+        self.state["step"] += 1
+        keep = min(0.998, (1 + self.state["step"]) / (10 + self.state["step"]))
+        with torch.no_grad():
+            for k, v in self.sam.state_dict().items():
+                self.ema[k].lerp_(v, 1 - keep)
+        return np.array(figures)
+
+    def save(self):
+        content = {
+            "sam": self.sam.state_dict(), "aux": self.aux.state_dict(), "norm": self.teacher.norm.state_dict(),
+            "optimizer": self.optimizer.state_dict(), "ema": self.ema, "state": self.state,
+        }
+        torch.save(content, self.path + ".tmp")
+        os.replace(self.path + ".tmp", self.path)
+
+
 def main():
     args = parse()
     torch.manual_seed(args.seed)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     os.makedirs(args.out, exist_ok=True)
     config = load_config(args.config)
-    sam = build(config)
-    torch.nn.init.trunc_normal_(sam.image_encoder.pos_embed, std=0.02)
-    teacher = Teacher(os.path.join(data.shared(), "data/weights/fastestdet/weight_AP05_0.253207_280-epoch.pth"))
-    aux = torch.nn.Linear(config["embed_dim"], 288)
-    sampler = data.Sampler([p for s in data.SETS for p in data.load(s, True)], config["image_size"], args.prompts)
-    print(f"{len(sampler.photos)} photos, {sum(len(p.masks) for p in sampler.photos)} masks", flush=True)
-    params = [p for n, p in sam.named_parameters() if "mask_downscaling" not in n] + list(aux.parameters())
-    decay, plain = [p for p in params if p.ndim > 1], [p for p in params if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], betas=(0.9, 0.98), fused=True
-    )
-    ema = {k: v.detach().clone() for k, v in sam.state_dict().items()}
-    now = datetime.datetime.now(datetime.timezone.utc)
-    hour, minute = (int(x) for x in args.until.split(":"))
-    end = now.replace(hour=hour, minute=minute, second=0)
-    end += datetime.timedelta(days=int(end < now))
-    state = {"step": 0, "begun": time.time()}
-    last = os.path.join(args.out, "last.pt")
-    if os.path.exists(last):
-        saved = torch.load(last)
-        sam.load_state_dict(saved["sam"]), aux.load_state_dict(saved["aux"]), teacher.norm.load_state_dict(saved["norm"])
-        optimizer.load_state_dict(saved["optimizer"])
-        ema, state = saved["ema"], saved["state"]
+    run = Run(args, config)
+    photos = [p for s in data.SETS for p in data.load(s, True)]
+    sampler = data.Sampler(photos, config["image_size"], args.prompts)
+    print(f"{len(photos)} photos, {sum(len(p.masks) for p in photos)} masks", flush=True)
+    clock = Clock(run.state["begun"], args.until)
     saved_at, mean = time.time(), None
-    while True:
-        t, total = time.time() - state["begun"], end.timestamp() - state["begun"]
-        if t >= total or (args.steps and state["step"] >= args.steps):
-            break
-        lr = args.lr * min(1.0, (state["step"] + 1) / 300) * (0.5 + 0.5 * math.cos(math.pi * t / total))
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        rng = np.random.default_rng([args.seed, state["step"]])
-        sample = batch(sampler, args.batch, rng, config["image_size"])
-        loss, figures = loss_of(sam, aux, teacher, sample)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(params, 1.0)
-        optimizer.step()
-        state["step"] += 1
-        keep = min(0.998, (1 + state["step"]) / (10 + state["step"]))
-        with torch.no_grad():
-            for k, v in sam.state_dict().items():
-                ema[k].lerp_(v, 1 - keep)
-        figures = np.array(figures)
+    while clock.share() < 1 and not (args.steps and run.state["step"] >= args.steps):
+        step = run.state["step"]
+        lr = args.lr * min(1.0, (step + 1) / 300) * (0.5 + 0.5 * math.cos(math.pi * clock.share()))
+        rng = np.random.default_rng([args.seed, step])
+        figures = run.step(batch(sampler, args.batch, rng, config["image_size"]), lr)
         mean = figures if mean is None else 0.98 * mean + 0.02 * figures
-        if state["step"] % 50 == 0:
+        if (step + 1) % 50 == 0:
             names = ("single", "multi", "iou", "distil", "mIoU")
             text = " ".join(f"{n} {v:.3f}" for n, v in zip(names, mean))
-            print(f"{state['step']} {t / 60:.1f} min lr {lr:.1e} {text}", flush=True)
+            print(f"{step + 1} {clock.minutes():.1f} min lr {lr:.1e} {text}", flush=True)
         if time.time() - saved_at > 180:
-            save(last, sam, aux, teacher, optimizer, ema, state)
+            run.save()
             saved_at = time.time()
-    save(last, sam, aux, teacher, optimizer, ema, state)
-
-
-def save(path, sam, aux, teacher, optimizer, ema, state):
-    torch.save(
-        {"sam": sam.state_dict(), "aux": aux.state_dict(), "norm": teacher.norm.state_dict(),
-         "optimizer": optimizer.state_dict(), "ema": ema, "state": state},
-        path + ".tmp",
-    )
-    os.replace(path + ".tmp", path)
+    run.save()
 
 
 if __name__ == "__main__":
