@@ -8,6 +8,7 @@
 pub mod dense;
 mod entity;
 mod error;
+mod expander;
 pub mod ofa;
 mod roles;
 pub mod sam;
@@ -15,6 +16,7 @@ pub mod tagger;
 
 pub use entity::{CharSpan, EntityType, FineType, TaggedEntity};
 pub use error::{ModelError, Result};
+pub use expander::TypeExpander;
 pub use roles::{
     EntailInput, Entailer, Entailment, ExpandInput, Expander, GroundInput, Grounder, Grounding,
     ImageEmbedding, MaskPrediction, ModelInfo, SegmentInput, Segmenter, TagInput, Tagger,
