@@ -1,5 +1,6 @@
 //! The command line: one file per command.
 
+pub mod overlay;
 mod pack;
 
 use std::process::ExitCode;

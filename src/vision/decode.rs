@@ -206,6 +206,45 @@ mod tests {
         }
     }
 
+    #[test]
+    fn any_shape_within_the_limits() {
+        let limits = DecodeLimits { max_bytes: 1 << 20, max_side: 12_000, max_pixels: 1 << 20 };
+        for (width, height) in [(1, 1), (12_000, 9), (9, 12_000)] {
+            for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::Gif, ImageFormat::WebP]
+            {
+                let picture = decode(&encoded(width, height, format), &limits).unwrap();
+                assert_eq!((picture.width(), picture.height()), (width, height), "{format:?}");
+            }
+        }
+    }
+
+    /// A small file that claims a huge picture is refused by its header.
+    #[test]
+    fn bombs_are_refused_unopened() {
+        let limits = DecodeLimits { max_side: u32::MAX, ..LIMITS };
+        let mut png = encoded(4, 4, ImageFormat::Png);
+        png[16..24].copy_from_slice(&[0, 0, 0xff, 0xff, 0, 0, 0xff, 0xff]);
+        let mut gif = encoded(4, 4, ImageFormat::Gif);
+        gif[6..10].copy_from_slice(&[0xff; 4]);
+        for bytes in [png, gif] {
+            assert_eq!(
+                decode(&bytes, &limits).unwrap_err(),
+                DecodeError::TooManyPixels { width: 65_535, height: 65_535, limit: 2000 }
+            );
+        }
+    }
+
+    /// A frame may lie on a small canvas and be huge itself.
+    #[test]
+    fn a_gif_frame_beyond_the_canvas_is_refused() {
+        let mut gif = encoded(4, 4, ImageFormat::Gif);
+        // The image descriptor: a comma, left, top, width, height.
+        let descriptor = [b',', 0, 0, 0, 0, 4, 0, 4, 0];
+        let start = gif.windows(9).position(|window| window == descriptor).unwrap();
+        gif[start + 5..start + 9].copy_from_slice(&[0xff; 4]);
+        assert!(matches!(decode(&gif, &LIMITS), Err(DecodeError::Undecodable(_))));
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
