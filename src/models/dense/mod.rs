@@ -1,1 +1,239 @@
 //! A compact text-conditioned dense network that entails and grounds in one pass.
+//!
+//! No paper: the design is ours, in the manner of one-stage detectors. A residual trunk of plain
+//! convolutions and a feature pyramid give each cell (stride 8) features and an embedding; a text
+//! encoder of one transformer layer over a frozen table of word vectors turns the referring
+//! expression into a vector. Its products with the cells' embeddings are two maps: where instances
+//! are (*presence*) and which cell to ask (*selection*). Boxes are read from the best selected cells
+//! and merged; entailment is judged from the presence map, the features under the selection map and
+//! the picture as a whole.
+//!
+//! The recipe, and the same network in PyTorch, are in `training/dense`. A pack's folder holds
+//! `config.json` ([`Config`]), `model.safetensors` (batch normalisation folded into convolutions)
+//! and `tokenizer.json`.
+//!
+//! Everything that depends on the picture alone (the [`Scene`]) is computed once per picture and
+//! kept for a while, for all its entities and for both roles.
+
+mod cache;
+mod config;
+mod decode;
+mod layers;
+mod network;
+mod text;
+mod trunk;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, DeviceLocation, Tensor};
+use candle_nn::VarBuilder;
+use safetensors::SafeTensors;
+use sha2::{Digest, Sha256};
+
+pub use config::Config;
+pub use network::{CellBox, Dense, Maps};
+pub use text::{ExpressionTokenizer, TextEncoder, Tokens};
+pub use trunk::{Scene, Trunk};
+
+use super::{
+    EntailInput, Entailer, Entailment, GroundInput, Grounder, Grounding, ModelError, ModelInfo,
+    Result,
+};
+use crate::vision::resize::Filter;
+use crate::vision::{Picture, PictureDigest};
+use cache::SceneCache;
+
+/// Bytes of scenes kept between calls: about 25 pictures of the nano pack.
+const CACHE_BYTES: usize = 16 << 20;
+
+/// Both roles on one network. Cloning is cheap and shares the network and its cache.
+#[derive(Clone)]
+pub struct DenseGrounding {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    network: Dense,
+    tokenizer: ExpressionTokenizer,
+    config: Config,
+    cache: SceneCache,
+    info: ModelInfo,
+    device: Device,
+    dtype: DType,
+}
+
+impl DenseGrounding {
+    /// Loads the network in `dir`; see [`self`] for the files.
+    ///
+    /// # Errors
+    /// A file is missing, malformed or contradicts another.
+    pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self> {
+        let config: Config = serde_json::from_slice(&read(&dir.join("config.json"))?)
+            .map_err(|error| ModelError::Weights(format!("config.json: {error}")))?;
+        config.validate()?;
+        let tokenizer = ExpressionTokenizer::open(dir, &config)?;
+        let data = read(&dir.join("model.safetensors"))?;
+        let sha256 = Sha256::digest(&data).iter().map(|byte| format!("{byte:02x}")).collect();
+        let (_, header) = SafeTensors::read_metadata(&data)
+            .map_err(|error| ModelError::Weights(format!("model.safetensors: {error}")))?;
+        let size = |info: &safetensors::tensor::TensorInfo| info.shape.iter().product::<usize>();
+        let parameters = header.tensors().values().map(|info| size(info) as u64).sum();
+        let vb = VarBuilder::from_buffered_safetensors(data, dtype, device)?;
+        let info = ModelInfo {
+            architecture: "dense".to_owned(),
+            parameters,
+            bytes: parameters * dtype.size_in_bytes() as u64,
+            dtype: dtype.as_str().to_owned(),
+            device: device_name(device),
+            sha256,
+        };
+        let shared = Shared {
+            network: Dense::new(&config, vb)?,
+            tokenizer,
+            config,
+            cache: SceneCache::new(CACHE_BYTES),
+            info,
+            device: device.clone(),
+            dtype,
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+}
+
+impl Shared {
+    /// The scenes of pictures, in their order. The trunk runs once for equal pictures, and not at
+    /// all for those seen lately.
+    fn scenes(&self, pictures: &[&Picture]) -> Result<Vec<Scene>> {
+        let mut known: Vec<(PictureDigest, Scene)> = Vec::new();
+        let mut fresh: Vec<&Picture> = Vec::new();
+        for &picture in pictures {
+            let digest = picture.digest();
+            if known.iter().any(|(other, _)| *other == digest)
+                || fresh.iter().any(|other| other.digest() == digest)
+            {
+                continue;
+            }
+            match self.cache.get(&digest) {
+                Some(scene) => known.push((digest, scene)),
+                None => fresh.push(picture),
+            }
+        }
+        if !fresh.is_empty() {
+            let pixels = fresh.iter().map(|picture| self.pixels(picture));
+            let pixels = Tensor::cat(&pixels.collect::<Result<Vec<_>>>()?, 0)?;
+            for (picture, scene) in fresh.iter().zip(self.network.look(&pixels)?) {
+                self.cache.put(picture.digest(), scene.clone());
+                known.push((picture.digest(), scene));
+            }
+        }
+        let of = |picture: &&Picture| {
+            known.iter().find(|(digest, _)| *digest == picture.digest()).map(|(_, s)| s.clone())
+        };
+        Ok(pictures.iter().filter_map(of).collect())
+    }
+
+    /// A picture squashed to the network's square, bilinear, from 0..255 to −1..1:
+    /// `[1, 3, side, side]`.
+    fn pixels(&self, picture: &Picture) -> Result<Tensor> {
+        let side = self.config.side;
+        let rgb = picture.resize(side as u32, side as u32, Filter::Bilinear);
+        let scaled: Vec<f32> = rgb.into_iter().map(|byte| f32::from(byte) / 127.5 - 1.0).collect();
+        let pixels = Tensor::from_vec(scaled, (1, side, side, 3), &self.device)?;
+        Ok(pixels.permute((0, 3, 1, 2))?.contiguous()?.to_dtype(self.dtype)?)
+    }
+
+    /// The vector and the maps of an expression about a scene.
+    fn ask(&self, scene: &Scene, expression: &str) -> Result<(Tensor, Maps)> {
+        let text = self.network.read(&self.tokenizer.encode(expression)?)?;
+        let maps = self.network.maps(scene, &text)?;
+        if maps.presence.iter().chain(&maps.selection).all(|logit| logit.is_finite()) {
+            Ok((text, maps))
+        } else {
+            Err(ModelError::NotFinite("dense grounding"))
+        }
+    }
+
+    fn entail(&self, scene: &Scene, expression: &str) -> Result<Entailment> {
+        let (text, maps) = self.ask(scene, expression)?;
+        let logit = self.network.judge(scene, &text, &maps)?;
+        if logit.is_finite() {
+            Ok(Entailment { probability: sigmoid(logit) })
+        } else {
+            Err(ModelError::NotFinite("dense entailment"))
+        }
+    }
+
+    fn ground(&self, scene: &Scene, input: &GroundInput) -> Result<Option<Grounding>> {
+        let (text, maps) = self.ask(scene, &input.expression)?;
+        let cells = decode::best_cells(&maps.selection, self.config.best);
+        let boxes = self.network.boxes(scene, &text, &cells)?;
+        let finite = |b: &CellBox| b.quality.is_finite() && b.edges.iter().all(|e| e.is_finite());
+        if !boxes.iter().all(finite) {
+            return Err(ModelError::NotFinite("dense grounding"));
+        }
+        let logits: Vec<f32> = cells.iter().map(|&cell| maps.selection[cell as usize]).collect();
+        let (width, height) = (input.picture.width(), input.picture.height());
+        let bbox = decode::merge(&boxes, &logits)
+            .and_then(|bbox| bbox.scale(width as f32, height as f32).clip(width, height));
+        let score = boxes.first().map_or(0.0, |best| sigmoid(best.quality));
+        Ok(bbox.map(|bbox| Grounding { bbox, score }))
+    }
+
+    /// Work for one expression, in millions of multiply–adds, as if its picture were new.
+    fn cost(&self) -> u64 {
+        (self.config.trunk_macs() + self.config.answer_macs()).div_ceil(1_000_000)
+    }
+}
+
+impl Entailer for DenseGrounding {
+    /// The description is not used.
+    fn entail(&self, inputs: &[EntailInput]) -> Result<Vec<Entailment>> {
+        let pictures: Vec<&Picture> = inputs.iter().map(|input| &*input.picture).collect();
+        let scenes = self.shared.scenes(&pictures)?;
+        let pairs = scenes.iter().zip(inputs);
+        pairs.map(|(scene, input)| self.shared.entail(scene, &input.expression)).collect()
+    }
+
+    fn cost(&self, _: &EntailInput) -> u64 {
+        self.shared.cost()
+    }
+
+    fn info(&self) -> ModelInfo {
+        self.shared.info.clone()
+    }
+}
+
+impl Grounder for DenseGrounding {
+    fn ground(&self, inputs: &[GroundInput]) -> Result<Vec<Option<Grounding>>> {
+        let pictures: Vec<&Picture> = inputs.iter().map(|input| &*input.picture).collect();
+        let scenes = self.shared.scenes(&pictures)?;
+        scenes.iter().zip(inputs).map(|(scene, input)| self.shared.ground(scene, input)).collect()
+    }
+
+    fn cost(&self, _: &GroundInput) -> u64 {
+        self.shared.cost()
+    }
+
+    fn info(&self) -> ModelInfo {
+        self.shared.info.clone()
+    }
+}
+
+fn sigmoid(logit: f32) -> f32 {
+    1.0 / (1.0 + (-logit).exp())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|source| ModelError::File { path: path.to_owned(), source })
+}
+
+/// The device as `ModelInfo` names it.
+fn device_name(device: &Device) -> String {
+    match device.location() {
+        DeviceLocation::Cpu => "cpu".to_owned(),
+        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+    }
+}

