@@ -104,7 +104,7 @@ impl TransformerTagger {
             config,
             device: device.clone(),
             info: ModelInfo {
-                architecture: "transformer_crf".to_owned(),
+                architecture: "transformer-crf".to_owned(),
                 parameters,
                 bytes: parameters * dtype.size_in_bytes() as u64,
                 dtype: dtype.as_str().to_owned(),

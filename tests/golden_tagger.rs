@@ -1,0 +1,229 @@
+//! The tagger against transformers and pytorch-crf on small random weights
+//! (`training/golden/tagger.py`).
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device};
+use candle_nn::VarBuilder;
+use riveg::models::tagger::crf::Crf;
+use riveg::models::tagger::input::Preprocessor;
+use riveg::models::tagger::{Config, Labelling, TransformerTagger, WordInput};
+use riveg::models::{ModelError, TagInput, Tagger};
+use serde::Deserialize;
+use tokenizers::Tokenizer;
+
+/// Allowed error, relative to the larger of the value and one.
+const TOLERANCE: f64 = 1e-4;
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    words: Vec<String>,
+    knowledge: Vec<String>,
+    ids: Vec<u32>,
+    types: Vec<u32>,
+    firsts: Vec<usize>,
+    sentence: usize,
+    path: Vec<usize>,
+    emissions: Vec<f32>,
+    marginals: Option<Vec<Vec<f64>>>,
+    fine: Option<Vec<Fine>>,
+}
+
+#[derive(Deserialize)]
+struct Fine {
+    span: (usize, usize),
+    name: String,
+    score: f32,
+}
+
+struct Golden {
+    dir: PathBuf,
+    cases: Vec<Case>,
+}
+
+impl Golden {
+    fn open(name: &str) -> Self {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tagger").join(name);
+        let cases = std::fs::read(dir.join("cases.json")).unwrap();
+        Self { cases: serde_json::from_slice(&cases).unwrap(), dir }
+    }
+
+    fn tagger(&self) -> TransformerTagger {
+        TransformerTagger::load(&self.dir, &Device::Cpu, DType::F32).unwrap()
+    }
+
+    fn label(&self, tagger: &TransformerTagger, cases: &[&Case]) -> Vec<Labelling> {
+        let words: Vec<(Vec<&str>, Vec<&str>)> =
+            cases.iter().map(|case| (borrow(&case.words), borrow(&case.knowledge))).collect();
+        let inputs: Vec<WordInput> =
+            words.iter().map(|(words, knowledge)| WordInput { words, knowledge }).collect();
+        tagger.label(&inputs).unwrap()
+    }
+}
+
+fn borrow(words: &[String]) -> Vec<&str> {
+    words.iter().map(String::as_str).collect()
+}
+
+fn assert_close(found: f64, expected: f64, what: &str) {
+    let error = (found - expected).abs() / expected.abs().max(1.0);
+    assert!(error <= TOLERANCE, "{what}: {found} instead of {expected}");
+}
+
+const BOTH: [&str; 2] = ["bert", "xlm_roberta"];
+
+#[test]
+fn pieces_and_truncation() {
+    for name in BOTH {
+        let golden = Golden::open(name);
+        let tokenizer = Tokenizer::from_file(golden.dir.join("tokenizer.json")).unwrap();
+        let config = Config::read(&golden.dir).unwrap();
+        let preprocessor = Preprocessor::new(tokenizer, &config).unwrap();
+        for case in &golden.cases {
+            let (words, knowledge) = (borrow(&case.words), borrow(&case.knowledge));
+            let input = WordInput { words: &words, knowledge: &knowledge };
+            let sequence = preprocessor.sequence(&input).unwrap();
+            assert_eq!(sequence.ids, case.ids, "{name}, {}", case.name);
+            assert_eq!(sequence.token_types, case.types, "{name}, {}", case.name);
+            assert_eq!(sequence.firsts, case.firsts, "{name}, {}", case.name);
+            assert_eq!(sequence.sentence, case.sentence, "{name}, {}", case.name);
+        }
+    }
+}
+
+#[test]
+fn emissions_and_paths_in_one_padded_batch_and_alone() {
+    for name in BOTH {
+        let golden = Golden::open(name);
+        let tagger = golden.tagger();
+        let all: Vec<&Case> = golden.cases.iter().collect();
+        let together = golden.label(&tagger, &all);
+        for (case, batched) in golden.cases.iter().zip(together) {
+            let alone = golden.label(&tagger, &[case]).remove(0);
+            for labelling in [batched, alone] {
+                assert_eq!(labelling.emissions.len(), case.emissions.len());
+                for (&found, &expected) in labelling.emissions.iter().zip(&case.emissions) {
+                    assert_close(found.into(), expected.into(), &case.name);
+                }
+                assert_eq!(labelling.path, case.path, "{name}, {}", case.name);
+                assert_eq!(labelling.sentence, case.sentence);
+            }
+        }
+    }
+}
+
+#[test]
+fn marginals_are_those_of_brute_force() {
+    for name in BOTH {
+        let golden = Golden::open(name);
+        let labels = Config::read(&golden.dir).unwrap().labels.len();
+        let weights = std::fs::read(golden.dir.join("model.safetensors")).unwrap();
+        let vb = VarBuilder::from_buffered_safetensors(weights, DType::F32, &Device::Cpu).unwrap();
+        let crf = Crf::load(labels, &vb.pp("crf")).unwrap();
+        let mut compared = 0;
+        for case in &golden.cases {
+            let Some(marginals) = &case.marginals else { continue };
+            let lattice = crf.lattice(&case.emissions);
+            for (word, row) in marginals.iter().enumerate() {
+                for (label, &expected) in row.iter().enumerate() {
+                    assert_close(lattice.marginal(word, label, labels), expected, &case.name);
+                    compared += 1;
+                }
+            }
+        }
+        assert!(compared > 50, "{name}: only {compared} marginals");
+    }
+}
+
+/// The scope decides what the CRF sees; with random weights the knowledge changes the labels.
+#[test]
+fn both_scopes() {
+    for (name, sees_knowledge) in [("bert", false), ("xlm_roberta", true)] {
+        let golden = Golden::open(name);
+        let case = golden.cases.iter().find(|case| case.name == "knowledge").unwrap();
+        let labelling = golden.label(&golden.tagger(), &[case]).remove(0);
+        let seen = if sees_knowledge { case.firsts.len() } else { case.sentence };
+        assert_eq!(labelling.path.len(), seen, "{name}");
+    }
+}
+
+#[test]
+fn fine_types_of_tagged_entities() {
+    let golden = Golden::open("bert");
+    let tagger = golden.tagger();
+    let mut compared = 0;
+    for case in &golden.cases {
+        let (words, knowledge) = (borrow(&case.words), borrow(&case.knowledge));
+        let input = WordInput { words: &words, knowledge: &knowledge };
+        for entity in tagger.tag_words(&[input]).unwrap().remove(0) {
+            assert!((0.0..=1.0).contains(&entity.score));
+            let found = entity.fine.unwrap();
+            let expected = case.fine.iter().flatten().find(|fine| {
+                fine.span == (entity.start, entity.end) && entity.kind.name() == "PER"
+            });
+            if let Some(expected) = expected {
+                assert_eq!(found.name, expected.name, "{}", case.name);
+                assert_close(found.score.into(), expected.score.into(), &case.name);
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 0, "no tagged entity is among the golden ones");
+}
+
+#[test]
+fn entities_carry_code_point_offsets() {
+    let tagger = Golden::open("bert").tagger();
+    let text = "🏀 LeBron's lakers, \u{1F1FA}\u{1F1F8} new york café!";
+    let inputs: Vec<TagInput> = [text, "", " \n\t", "🎉"]
+        .iter()
+        .map(|&text| TagInput { text: text.into(), knowledge: None })
+        .collect();
+    let answers = tagger.tag(&inputs).unwrap();
+    assert_eq!(answers.len(), 4);
+    assert!(answers[1].is_empty() && answers[2].is_empty());
+    assert!(!answers[0].is_empty());
+    let length = text.chars().count();
+    let mut at = 0;
+    for entity in &answers[0] {
+        assert!(at <= entity.span.start && entity.span.start < entity.span.end);
+        assert!(entity.span.end <= length);
+        at = entity.span.end;
+    }
+    for (input, expected) in inputs.iter().zip(&answers) {
+        let alone = tagger.tag(std::slice::from_ref(input)).unwrap().remove(0);
+        let spans = |found: &[riveg::models::TaggedEntity]| {
+            found.iter().map(|entity| (entity.span, entity.kind)).collect::<Vec<_>>()
+        };
+        assert_eq!(spans(&alone), spans(expected));
+    }
+}
+
+#[test]
+fn weights_that_are_not_finite_are_an_error() {
+    let golden = Golden::open("bert");
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["config.json", "tokenizer.json"] {
+        std::fs::copy(golden.dir.join(file), dir.path().join(file)).unwrap();
+    }
+    let mut tensors =
+        candle_core::safetensors::load(golden.dir.join("model.safetensors"), &Device::Cpu).unwrap();
+    let bias = tensors["linear.bias"].affine(0.0, f64::NAN).unwrap();
+    tensors.insert("linear.bias".to_owned(), bias);
+    candle_core::safetensors::save(&tensors, dir.path().join("model.safetensors")).unwrap();
+    let tagger = TransformerTagger::load(dir.path(), &Device::Cpu, DType::F32).unwrap();
+    let input = TagInput { text: "lakers".into(), knowledge: None };
+    assert!(matches!(tagger.tag(&[input]), Err(ModelError::NotFinite(_))));
+}
+
+#[test]
+fn a_folder_without_weights_is_an_error() {
+    let golden = Golden::open("bert");
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["config.json", "tokenizer.json"] {
+        std::fs::copy(golden.dir.join(file), dir.path().join(file)).unwrap();
+    }
+    let found = TransformerTagger::load(dir.path(), &Device::Cpu, DType::F32);
+    assert!(matches!(found, Err(ModelError::Weights(_))));
+}
