@@ -1,5 +1,7 @@
 //! SAM against Meta's `segment-anything` on tiny random weights (`training/golden/sam.py`).
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -204,7 +206,7 @@ fn a_batch_of_pictures_and_boxes_equals_single_calls() {
         let batched = golden.sam.segment(&inputs).unwrap();
         for ((picture, input), masks) in pictures.iter().zip(&inputs).zip(&batched) {
             assert_eq!(masks.len(), input.boxes.len());
-            let embedding = golden.sam.encode(&[picture.clone()]).unwrap().remove(0);
+            let embedding = golden.sam.encode(std::slice::from_ref(picture)).unwrap().remove(0);
             let features = floats(&input.embedding.features);
             assert_close(case, &features, &floats(&embedding.features), 1e-5);
             assert_eq!(embedding.digest, picture.digest());

@@ -1,0 +1,87 @@
+"""Fits the IoU head of an exported nano SAM to what its masks really reach.
+
+python training/sam/calibrate.py --pack models/nano/sam
+
+Masks do not change: with everything else frozen, the head learns from the IoU token's output on
+whole training photos (exact and jittered boxes, masks compared at the low resolution). The loop of
+train.py trains the head too, but on harder samples than whole photos, and too briefly.
+"""
+import argparse
+import os
+
+import numpy as np
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+from safetensors.torch import load_file, save_file
+
+import data
+from model import build, decode, load_config
+from train import true_iou
+
+
+@torch.no_grad()
+def examples(sam, photo, rng):
+    """IoU token outputs [P, C] and true IoUs [P, T] of one whole photo, mirrored half of the time."""
+    side = sam.image_encoder.img_size
+    rgb, masks = photo.rgb, [coco_mask.decode(m) for m in photo.masks]
+    if rng.random() < 0.5:
+        rgb, masks = rgb[:, ::-1], [m[:, ::-1] for m in masks]
+    h, w = rgb.shape[:2]
+    scale = side / max(h, w)
+    size = (max(1, int(w * scale + 0.5)), max(1, int(h * scale + 0.5)))
+    masks = [data.resize_mask(np.ascontiguousarray(m), (0, 0, w, h), size) for m in masks]
+    masks = [m for m in masks if m.mean() > 0.01][:8]
+    if not masks:
+        return None
+    small = np.asarray(Image.fromarray(np.ascontiguousarray(rgb)).resize(size, Image.BILINEAR)).copy()
+    embedding = sam.image_encoder(sam.preprocess(torch.from_numpy(small).permute(2, 0, 1).float()).unsqueeze(0))
+    boxes = torch.from_numpy(np.stack([data.jittered_box(m, rng) for m in masks]))
+    kept = []
+    hook = sam.mask_decoder.iou_prediction_head.register_forward_pre_hook(lambda _, x: kept.append(x[0]))
+    logits, _ = decode(sam, embedding.expand(len(boxes), -1, -1, -1), sam.prompt_encoder._embed_boxes(boxes))
+    hook.remove()
+    full = torch.zeros(len(masks), side, side)
+    full[:, : size[1], : size[0]] = torch.from_numpy(np.stack(masks)).float()
+    target = torch.nn.functional.avg_pool2d(full.unsqueeze(1), side // logits.shape[-1]).squeeze(1)
+    return kept[0], true_iou(logits, target)
+
+
+def fit(head, tokens, actual, seed, steps=3000):
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=2e-3, weight_decay=0.05)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * (1 - step / steps)
+        rows = torch.randint(len(tokens), (128,), generator=generator)
+        loss = (head(tokens[rows]) - actual[rows]).pow(2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step % 500 == 0:
+            print(step, f"{loss.item():.4f}", flush=True)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--pack", required=True)
+    p.add_argument("--photos", type=int, default=1338)
+    p.add_argument("--seed", type=int, default=7)
+    args = p.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    path = os.path.join(args.pack, "model.safetensors")
+    sam = build(load_config(os.path.join(args.pack, "config.json"))).eval()
+    sam.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+    rng = np.random.default_rng(args.seed)
+    photos = [p for s in data.SETS for p in data.load(s, True)]
+    chosen = rng.permutation(len(photos))[: args.photos]
+    pairs = [pair for i in chosen if (pair := examples(sam, photos[i], rng))]
+    tokens, actual = (torch.cat(part) for part in zip(*pairs))
+    print(f"{len(tokens)} masks, mean IoU {actual[:, 0].mean():.3f}", flush=True)
+    fit(sam.mask_decoder.iou_prediction_head, tokens, actual, args.seed)
+    save_file({k: v.half().contiguous() for k, v in sam.state_dict().items()}, path)
+    os.chmod(path, 0o644)
+
+
+if __name__ == "__main__":
+    main()
