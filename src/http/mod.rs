@@ -1,1 +1,3 @@
 //! The door: axum routes, wire types, problem+json. Nothing below this module knows HTTP.
+
+pub mod server;
