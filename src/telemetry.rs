@@ -64,6 +64,12 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
 
 /// The metrics' names, as `GET /metrics` shows them.
 pub mod names {
+    /// Counter, per `route` and `status`: responses.
+    pub const HTTP_REQUESTS: &str = "riveg_http_requests_total";
+    /// Histogram, per `route`: seconds from the request's head to the response's.
+    pub const REQUEST_SECONDS: &str = "riveg_request_duration_seconds";
+    /// Counter, per `code`: errors, items of batches included.
+    pub const HTTP_PROBLEMS: &str = "riveg_http_problems_total";
     /// Gauge, per `stage`: entries queued.
     pub const STAGE_QUEUE_DEPTH: &str = "riveg_stage_queue_depth";
     /// Histogram, per `stage`: seconds from submit to the start of the batch, per item.

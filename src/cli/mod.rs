@@ -1,22 +1,39 @@
 //! The command line: one file per command.
 
-pub mod overlay;
+mod device;
+mod openapi;
+mod overlay;
 mod pack;
+mod predict;
+mod serve;
+mod settings;
+mod startup;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Segmented Multimodal Named Entity Recognition.
+/// Segmented Multimodal Named Entity Recognition: the named entities of a post's text, their
+/// types, and for each that the picture shows, its box and its pixel mask.
+///
+/// Without a command, riveg serves.
 #[derive(Parser)]
-#[command(version = crate::telemetry::VERSION)]
+#[command(version = crate::telemetry::VERSION, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: serve::ServeArgs,
 }
 
 #[derive(Subcommand)]
 enum Command {
+    /// Serve over HTTP (also what happens without a command).
+    Serve(Box<serve::ServeArgs>),
+    /// Answer for one picture and one text, then stop.
+    Predict(Box<predict::PredictArgs>),
+    /// Print the OpenAPI document.
+    Openapi(openapi::OpenapiArgs),
     /// Look into packs.
     #[command(subcommand)]
     Pack(pack::PackCommand),
@@ -24,8 +41,15 @@ enum Command {
 
 /// Parses the command line and runs the command that it names.
 pub fn main() -> ExitCode {
-    let Command::Pack(command) = Cli::parse().command;
-    match pack::run(command) {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        None => serve::run(cli.serve),
+        Some(Command::Serve(args)) => serve::run(*args),
+        Some(Command::Predict(args)) => predict::run(*args),
+        Some(Command::Openapi(args)) => openapi::run(&args),
+        Some(Command::Pack(command)) => pack::run(command),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("riveg: {error:#}");

@@ -1,3 +1,37 @@
 //! The door: axum routes, wire types, problem+json. Nothing below this module knows HTTP.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | `router` | which route leads where |
+//! | `middleware` | the outermost layer: request ids, problem bodies, headers, metrics, log |
+//! | `body`, `parse`, `picture` | from bytes to the pipeline's legal values, within limits |
+//! | `smner`, `segment`, `operations` | the handlers |
+//! | [`types`], [`render`] | the wire format, and from answers to it |
+//! | [`problem`] | the one table of errors |
+//! | [`openapi`], `downconvert`, `docs` | the document, in 3.1 and 3.0, and its page |
+//! | `assets` | the demo page, embedded |
+//! | `state` | what handlers share; where the server is in its life |
+//! | [`server`] | the accept loop: timeouts, connection cap, drain |
 
+mod assets;
+mod body;
+mod docs;
+mod downconvert;
+mod limits;
+mod middleware;
+pub mod openapi;
+mod operations;
+pub mod parse;
+mod picture;
+pub mod problem;
+pub mod render;
+mod router;
+mod segment;
 pub mod server;
+mod smner;
+mod state;
+pub mod types;
+
+pub use limits::Limits;
+pub use router::app;
+pub use state::{AppState, HttpOptions, ServiceInfo};

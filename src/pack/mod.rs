@@ -2,11 +2,13 @@
 //! files, each with its size and SHA-256.
 
 mod inspect;
+mod load;
 mod locate;
 mod manifest;
 mod verify;
 
 pub use inspect::{TensorSummary, WeightSummary, inspect_weights};
+pub use load::{LoadObserver, LoadedPack, load};
 pub use locate::locate;
 pub use manifest::{ExpanderEntry, FileEntry, Manifest, RoleEntry};
 pub use verify::{FileReport, FileState, hash_file, lock, verify};

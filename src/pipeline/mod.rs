@@ -23,7 +23,7 @@ pub use request::{GivenEntity, Options, Request, SegmentRequest, Task};
 pub use stages::{PipelineOptions, Roles};
 pub use warmup::{WarmUp, warm_up};
 
-use crate::batch::{Admission, Health, HealthState, RequestContext};
+use crate::batch::{Admission, Cost, Health, HealthState, RequestContext};
 use stages::{Prices, Stages};
 
 /// The two stages over loaded models. One per process, shared as `Arc<Pipeline>`.
@@ -45,6 +45,15 @@ impl Pipeline {
         let stages = Stages::start(roles, &options)?;
         let admission = Admission::new(options.max_inflight);
         Ok(Self { stages, prices, admission, options })
+    }
+
+    /// Refuses early, before a picture is decoded, while there is no room at all.
+    ///
+    /// # Errors
+    /// [`PipelineError::Overloaded`] when too much work is in flight.
+    pub fn refuse_when_full(&self) -> Result<(), PipelineError> {
+        self.admission.try_admit(Cost(1))?;
+        Ok(())
     }
 
     /// Lets a request in, by its predicted cost.

@@ -9,4 +9,5 @@ pub mod resize;
 
 pub use boxes::BoundingBox;
 pub use budget::{PixelBudget, PixelPermit};
+pub use decode::{DecodeError, DecodeLimits, decode, probe};
 pub use picture::{Picture, PictureDigest, PictureSizeError};

@@ -1,0 +1,153 @@
+//! `riveg serve`: listen first, load, then answer until told to stop.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+use super::settings::{Settings, SettingsArgs};
+use super::startup::{self, Bar, Started};
+use crate::batch::HealthState;
+use crate::http::server::{self, ServerOptions};
+use crate::http::{self, AppState, HttpOptions, Limits, ServiceInfo};
+use crate::pipeline::Pipeline;
+use crate::telemetry::{self, LogFormat};
+
+/// Serves over HTTP.
+#[derive(Args)]
+pub struct ServeArgs {
+    /// Print the settings in force as a TOML file that --config reads, and stop.
+    #[arg(long)]
+    print_config: bool,
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+/// Serves until SIGTERM or Ctrl-C; requests under way are answered before it returns.
+///
+/// # Errors
+/// When the settings are wrong, the address cannot be bound, the pack cannot be loaded, or the
+/// device is lost while serving.
+pub fn run(args: ServeArgs) -> anyhow::Result<()> {
+    let settings = args.settings.resolve()?;
+    if args.print_config {
+        print!("{}", settings.to_toml()?);
+        return Ok(());
+    }
+    let format = match settings.log_format.as_str() {
+        "text" => LogFormat::Text,
+        "json" => LogFormat::Json,
+        other => bail!("unknown log format `{other}`: use text or json"),
+    };
+    telemetry::init_logging(&settings.log, format)?;
+    startup::set_threads(settings.threads)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(serve(settings))
+}
+
+async fn serve(settings: Settings) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let address = (settings.host.as_str(), settings.port);
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {}:{}", settings.host, settings.port))?;
+    let url = format!("http://{}/", listener.local_addr()?);
+    let state = AppState::new(http_options(&settings), telemetry::install_metrics()?);
+    let (stop, stopped) = oneshot::channel();
+    // Listening begins before loading, so that liveness is told from readiness from the start.
+    let accepting = tokio::spawn(server::serve(
+        listener,
+        http::app(state.clone()),
+        server_options(&settings),
+        async {
+            let _ = stopped.await;
+        },
+    ));
+    let pipeline = tokio::select! {
+        loaded = load(settings) => Some(make_ready(loaded?, &state, begun)?),
+        () = server::shutdown_signal() => None,
+    };
+    let outcome = match &pipeline {
+        Some(pipeline) => {
+            println!("riveg is ready: {url}");
+            until_told_to_stop(pipeline).await
+        }
+        None => Ok(()),
+    };
+    state.drain();
+    let _ = stop.send(());
+    accepting.await?;
+    if let Some(pipeline) = pipeline.and_then(Arc::into_inner) {
+        pipeline.shutdown().await;
+    }
+    outcome
+}
+
+/// Loads and warms the pack away from the async threads.
+async fn load(settings: Settings) -> anyhow::Result<Started> {
+    tokio::task::spawn_blocking(move || {
+        let mut started = startup::load(&settings, &Bar::new())?;
+        startup::warm(&mut started)?;
+        Ok(started)
+    })
+    .await?
+}
+
+fn make_ready(started: Started, state: &AppState, begun: Instant) -> anyhow::Result<Arc<Pipeline>> {
+    eprintln!("{}", startup::summary(&started, begun));
+    let pipeline = Arc::new(Pipeline::start(started.roles(), started.options.clone())?);
+    let info = ServiceInfo {
+        pack_name: started.pack.manifest.name.clone(),
+        pack_version: started.pack.manifest.version.clone(),
+        entailment_threshold: started.pack.manifest.entailment_threshold,
+        models: started.models(),
+    };
+    state.ready(pipeline.clone(), info);
+    Ok(pipeline)
+}
+
+async fn until_told_to_stop(pipeline: &Pipeline) -> anyhow::Result<()> {
+    let health = pipeline.health();
+    tokio::select! {
+        () = server::shutdown_signal() => Ok(()),
+        end = health.ended() => match end {
+            HealthState::DeviceLost { reason } => bail!("the device is lost: {reason}"),
+            HealthState::Running | HealthState::Stopped => Ok(()),
+        },
+    }
+}
+
+fn http_options(settings: &Settings) -> HttpOptions {
+    let origins = settings.allowed_origins.split(',').map(str::trim);
+    HttpOptions {
+        limits: limits(settings),
+        pixel_budget: settings.pixel_budget,
+        allowed_origins: origins.filter(|o| !o.is_empty()).map(str::to_owned).collect(),
+    }
+}
+
+/// What clients may ask for.
+pub(super) fn limits(settings: &Settings) -> Limits {
+    Limits {
+        max_body_bytes: settings.max_body_bytes,
+        max_image_side: settings.max_image_side,
+        max_image_pixels: settings.max_image_pixels,
+        max_text_chars: settings.max_text_chars,
+        max_entities: settings.max_entities,
+        max_batch_items: settings.max_batch_items,
+        max_boxes: settings.max_boxes,
+        timeout_ms: settings.timeout_ms,
+        max_timeout_ms: settings.max_timeout_ms,
+    }
+}
+
+fn server_options(settings: &Settings) -> ServerOptions {
+    ServerOptions {
+        max_connections: settings.max_connections,
+        drain: Duration::from_millis(settings.drain_ms),
+        ..ServerOptions::default()
+    }
+}

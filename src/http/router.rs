@@ -1,0 +1,72 @@
+//! Which route leads where.
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::middleware::from_fn;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::problem::{Code, Problem};
+use super::state::AppState;
+use super::{assets, docs, middleware, openapi, operations, segment, smner};
+
+/// The routes that the OpenAPI document describes.
+pub(super) fn api() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(openapi::ApiHead::openapi())
+        .routes(routes!(smner::smner))
+        .routes(routes!(smner::smner_batch))
+        .routes(routes!(segment::segment))
+        .routes(routes!(operations::info))
+        .routes(routes!(operations::livez))
+        .routes(routes!(operations::readyz))
+        .routes(routes!(operations::startupz))
+        .routes(routes!(operations::metrics))
+}
+
+/// Everything that is served.
+pub fn app(state: AppState) -> Router {
+    middleware::initialise_metrics();
+    let (routes, _) = api().split_for_parts();
+    let document = openapi::document_3_1();
+    let cors = cors(&state.options().allowed_origins);
+    routes
+        .route("/openapi.json", get(|| async move { axum::Json(document) }))
+        .merge(docs::router())
+        .merge(assets::router())
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(not_found)
+        .layer(CatchPanicLayer::custom(middleware::panicked))
+        // Bodies are read, and limited, by `body::BodyReader`.
+        .layer(DefaultBodyLimit::disable())
+        .layer(cors)
+        .layer(from_fn(middleware::dress))
+        .with_state(state)
+}
+
+async fn not_found() -> impl IntoResponse {
+    Problem::new(Code::NotFound, "there is no such route")
+}
+
+async fn method_not_allowed() -> impl IntoResponse {
+    Problem::new(Code::MethodNotAllowed, "see the Allow header")
+}
+
+/// Browsers may call from these origins; from none by default.
+fn cors(origins: &[String]) -> CorsLayer {
+    let origins = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([header::CONTENT_TYPE, HeaderName::from_static("x-request-id")])
+        .expose_headers([
+            header::RETRY_AFTER,
+            HeaderName::from_static("x-request-id"),
+            HeaderName::from_static("server-timing"),
+        ])
+}

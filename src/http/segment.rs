@@ -1,0 +1,85 @@
+//! `POST /v1/segment`: the SMNER step for any other GMNER system.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::{Extension, Request, State};
+
+use super::body::BodyForm;
+use super::middleware::RequestId;
+use super::parse::{self, ParsedBoxes};
+use super::problem::Problem;
+use super::render;
+use super::smner::off_thread;
+use super::state::AppState;
+use super::types::{ImageSize, SegmentBoxesRequest, SegmentOptions, SegmentResponse};
+use crate::pipeline::SegmentRequest;
+use crate::vision::BoundingBox;
+
+/// Turn boxes of a picture into masks.
+///
+/// Send JSON, or `multipart/form-data` with the parts `image` (the file), `boxes` (JSON), and
+/// optionally `options` (JSON).
+#[utoipa::path(
+    post,
+    path = "/v1/segment",
+    operation_id = "segment",
+    tag = "recognition",
+    request_body(content(
+        (SegmentBoxesRequest = "application/json"),
+        (super::openapi::SegmentForm = "multipart/form-data")
+    )),
+    responses(
+        (status = 200, description = "One mask per box, in order", body = SegmentResponse),
+        super::openapi::Problems
+    )
+)]
+pub async fn segment(
+    State(app): State<AppState>,
+    Extension(request_id): Extension<RequestId>,
+    request: Request,
+) -> Result<Json<SegmentResponse>, Problem> {
+    let pipeline = app.pipeline()?;
+    pipeline.refuse_when_full()?;
+    let deadline = Instant::now() + app.limits().timeout(None);
+    let parsed = read_boxes(&app, request).await?;
+    let decoded = app.decoder().decode(parsed.image, deadline).await?;
+    let image = ImageSize::from(&*decoded.picture);
+    let boxes = inside(&parsed.boxes, image)?;
+    let request = SegmentRequest { picture: decoded.picture.clone(), boxes };
+    let context = pipeline.admit_segment(&request, Some(deadline), Arc::clone(&request_id.0))?;
+    let mut answer = pipeline.segment(request, &context).await?;
+    for (mask, sent) in answer.masks.iter_mut().zip(&parsed.boxes) {
+        mask.bbox = *sent;
+    }
+    let format = parsed.mask_format;
+    off_thread(move || render::segments(answer, image, format)).await.map(Json)
+}
+
+async fn read_boxes(app: &AppState, request: Request) -> Result<ParsedBoxes, Problem> {
+    let body = app.bodies().read(request).await?;
+    match body.form()? {
+        BodyForm::Json => parse::boxes(parse::json(&body.bytes)?, app.limits()),
+        BodyForm::Multipart => {
+            let mut parts = body.multipart(&["image", "boxes", "options"]).await?;
+            let options = parts.take("options").map(|text| parse::json(&text)).transpose()?;
+            let options: SegmentOptions = options.unwrap_or_default();
+            let boxes: Vec<[f32; 4]> = parse::json(&parts.require("boxes")?)?;
+            Ok(ParsedBoxes {
+                image: parts.require("image")?,
+                boxes: parse::legal_boxes(&boxes, app.limits())?,
+                mask_format: options.mask_format.unwrap_or_default(),
+            })
+        }
+    }
+}
+
+/// The parts of the boxes that lie inside the picture.
+fn inside(boxes: &[BoundingBox], image: ImageSize) -> Result<Vec<BoundingBox>, Problem> {
+    let clip = |(index, bbox): (usize, &BoundingBox)| {
+        bbox.clip(image.width, image.height)
+            .ok_or_else(|| Problem::invalid(format!("`boxes[{index}]` lies outside the picture")))
+    };
+    boxes.iter().enumerate().map(clip).collect()
+}

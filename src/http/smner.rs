@@ -1,0 +1,168 @@
+//! `POST /v1/smner` and `POST /v1/smner:batch`.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::{Extension, Request, State};
+use axum::response::{IntoResponse, Response};
+use futures_util::future::join_all;
+
+use super::body::BodyForm;
+use super::middleware::RequestId;
+use super::parse::{self, ParsedPost, PostParts};
+use super::problem::{Problem, ProblemBody};
+use super::render::{self, Rendering};
+use super::state::AppState;
+use super::types::{
+    BatchOutput, BatchRequest, BatchResponse, ImageSize, SmnerRequest, SmnerResponse,
+};
+use crate::pipeline::{self, PipelineError};
+
+/// Find the named entities of a post's text, and each in its picture.
+///
+/// Send JSON, or `multipart/form-data` with the parts `image` (the file), `text`, and optionally
+/// `id` and `options` (JSON).
+#[utoipa::path(
+    post,
+    path = "/v1/smner",
+    operation_id = "smner",
+    tag = "recognition",
+    request_body(content(
+        (SmnerRequest = "application/json"),
+        (super::openapi::SmnerForm = "multipart/form-data")
+    )),
+    responses(
+        (status = 200, description = "The entities", body = SmnerResponse),
+        super::openapi::Problems
+    )
+)]
+pub async fn smner(
+    State(app): State<AppState>,
+    Extension(request_id): Extension<RequestId>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let begun = Instant::now();
+    app.pipeline()?.refuse_when_full()?;
+    let post = read_post(&app, request).await?;
+    let answer = answer(&app, post, request_id, begun).await?;
+    let timing = render::server_timing(&answer.timings_ms);
+    Ok(([("server-timing", timing)], Json(answer)).into_response())
+}
+
+async fn read_post(app: &AppState, request: Request) -> Result<ParsedPost, Problem> {
+    let body = app.bodies().read(request).await?;
+    match body.form()? {
+        BodyForm::Json => parse::post(parse::json(&body.bytes)?, app.limits()),
+        BodyForm::Multipart => {
+            let mut parts = body.multipart(&["image", "text", "options", "id"]).await?;
+            let options = parts.take("options").map(|text| parse::json(&text)).transpose()?;
+            let text = parts.take_text("text")?;
+            let parts = PostParts {
+                id: parts.take_text("id")?,
+                text: text.ok_or_else(|| Problem::invalid("`text` is missing"))?,
+                image: parts.take("image"),
+                options,
+            };
+            parse::post_of_parts(parts, app.limits())
+        }
+    }
+}
+
+/// Answers one post: decode, admit, run, render.
+async fn answer(
+    app: &AppState,
+    post: ParsedPost,
+    request_id: RequestId,
+    begun: Instant,
+) -> Result<SmnerResponse, Problem> {
+    let deadline = begun + post.timeout;
+    let pipeline = app.pipeline()?;
+    let decoded = match post.image {
+        Some(file) => Some(app.decoder().decode(file, deadline).await?),
+        None => None,
+    };
+    let picture = decoded.as_ref().map(|decoded| decoded.picture.clone());
+    let image = picture.as_deref().map(ImageSize::from);
+    let id = post.id.unwrap_or_else(|| request_id.0.to_string());
+    let request = pipeline::Request { text: post.text, picture, options: post.options };
+    let context = pipeline.admit(&request, Some(deadline), Arc::clone(&request_id.0))?;
+    let answer = pipeline.run(request, &context).await?;
+    let rendering = Rendering {
+        id,
+        pack: app.pack(),
+        image,
+        mask_format: post.mask_format,
+        decode: decoded.as_ref().map(|decoded| decoded.took).unwrap_or_default(),
+        total: begun.elapsed(),
+    };
+    off_thread(move || render::answer(answer, rendering)).await
+}
+
+/// Runs what takes CPU time off the threads that serve connections.
+pub(super) async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => {
+            tracing::error!(%error, "rendering an answer failed");
+            Err(PipelineError::Internal.into())
+        }
+    }
+}
+
+/// Many posts at once; each is admitted, and fails, on its own.
+#[utoipa::path(
+    post,
+    path = "/v1/smner:batch",
+    operation_id = "smner_batch",
+    tag = "recognition",
+    request_body = BatchRequest,
+    responses(
+        (status = 200, description = "One outcome per post, in order", body = BatchResponse),
+        super::openapi::Problems
+    )
+)]
+pub async fn smner_batch(
+    State(app): State<AppState>,
+    Extension(request_id): Extension<RequestId>,
+    request: Request,
+) -> Result<Json<BatchResponse>, Problem> {
+    app.pipeline()?;
+    let body = app.bodies().read(request).await?;
+    if body.form()? != BodyForm::Json {
+        let detail = "send application/json";
+        return Err(Problem::new(super::problem::Code::UnsupportedMediaType, detail));
+    }
+    let BatchRequest { inputs } = parse::json(&body.bytes)?;
+    let (items, limit) = (inputs.len(), app.limits().max_batch_items);
+    if items > limit {
+        let detail = format!("{items} inputs, and at most {limit} are allowed");
+        return Err(Problem::invalid(detail));
+    }
+    let outputs = inputs.into_iter().map(|input| batch_item(&app, input, &request_id));
+    Ok(Json(BatchResponse { outputs: join_all(outputs).await }))
+}
+
+async fn batch_item(
+    app: &AppState,
+    input: serde_json::Value,
+    request_id: &RequestId,
+) -> BatchOutput {
+    let begun = Instant::now();
+    let outcome = async {
+        let request: SmnerRequest = parse::json_value(input)?;
+        let post = parse::post(request, app.limits())?;
+        answer(app, post, request_id.clone(), begun).await
+    };
+    match outcome.await {
+        Ok(result) => BatchOutput { status: 200, result: Some(result), error: None },
+        Err(problem) => {
+            super::middleware::count_problem(problem.code);
+            let status = problem.code.status().as_u16();
+            let error: ProblemBody = problem.into_body(&request_id.0);
+            BatchOutput { status, result: None, error: Some(error) }
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! The two stages over stand-in networks.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use common::{StubSegmenter, StubTagger, options, picture, roles, roles_with};
+use riveg::batch::{Cost, HealthState, RequestContext};
+use riveg::models::{CharSpan, EntityType};
+use riveg::pipeline::{
+    Answer, GivenEntity, Options, Pipeline, PipelineError, PipelineOptions, Request,
+    SegmentRequest, Task,
+};
+use riveg::vision::BoundingBox;
+
+fn request(text: &str, options: Options) -> Request {
+    Request { text: text.into(), picture: Some(picture(200, 100)), options }
+}
+
+async fn run(request: Request) -> Result<Answer, PipelineError> {
+    let pipeline = Pipeline::start(roles(), options()).unwrap();
+    let context = pipeline.admit(&request, None, "test".into())?;
+    pipeline.run(request, &context).await
+}
+
+#[tokio::test]
+async fn a_post_is_recognized_and_grounded() {
+    let answer = run(request("see Federer and Absent", Options::default())).await.unwrap();
+    let [federer, absent] = &answer.entities[..] else { panic!("{:?}", answer.entities) };
+    assert_eq!((federer.text.as_str(), federer.span.start, federer.span.end), ("Federer", 4, 11));
+    assert_eq!(federer.expression, "Federer (PER)-an athlete");
+    assert_eq!(federer.entailment_score, Some(0.8));
+    let grounded = federer.grounded.as_ref().unwrap();
+    assert_eq!(grounded.bbox, BoundingBox::new(50.0, 25.0, 150.0, 75.0));
+    let mask = grounded.mask.as_ref().unwrap();
+    let rle = mask.rle.as_ref().unwrap();
+    assert_eq!((rle.width(), rle.height()), (200, 100));
+    assert_eq!(rle.bbox().unwrap().iou(&grounded.bbox), 1.0);
+    assert_eq!(absent.expression, "Absent (PER)-a person");
+    assert_eq!(absent.entailment_score, Some(0.1));
+    assert!(absent.grounded.is_none());
+    assert_eq!(answer.provenance.expression, "type", "the weakest source is reported");
+    assert_eq!(answer.provenance.knowledge, "none");
+}
+
+#[tokio::test]
+async fn a_task_ends_where_it_says() {
+    let task = |task| Options { task, ..Options::default() };
+    let mner = run(request("Federer", task(Task::Mner))).await.unwrap();
+    assert_eq!(mner.entities[0].entailment_score, None);
+    let gmner = run(request("Federer", task(Task::Gmner))).await.unwrap();
+    let grounded = gmner.entities[0].grounded.as_ref().unwrap();
+    assert!(grounded.mask.is_none());
+}
+
+#[tokio::test]
+async fn only_masks_need_the_image_encoder() {
+    let segmenter = Arc::new(StubSegmenter::default());
+    let roles = roles_with(StubTagger::default(), segmenter.clone());
+    let pipeline = Pipeline::start(roles, options()).unwrap();
+    for (task, encoded) in [(Task::Gmner, 0), (Task::Smner, 1), (Task::Smner, 1)] {
+        let request = request("Federer", Options { task, ..Options::default() });
+        let context = pipeline.admit(&request, None, "test".into()).unwrap();
+        pipeline.run(request, &context).await.unwrap();
+        assert_eq!(segmenter.encoded.load(Ordering::SeqCst), encoded, "{task:?}");
+    }
+}
+
+#[tokio::test]
+async fn thresholds_are_the_callers() {
+    let options = Options { entailment_threshold: Some(0.05), ..Options::default() };
+    let answer = run(request("Absent", options)).await.unwrap();
+    assert!(answer.entities[0].grounded.is_some());
+    let options = Options { min_mask_score: 0.95, ..Options::default() };
+    let answer = run(request("Federer", options)).await.unwrap();
+    let mask = answer.entities[0].grounded.as_ref().unwrap().mask.as_ref().unwrap();
+    assert!(mask.rle.is_none());
+    assert_eq!(mask.score, 0.9);
+}
+
+#[tokio::test]
+async fn given_entities_skip_the_tagger() {
+    let given = |start, end, expression: Option<&str>| GivenEntity {
+        span: CharSpan { start, end },
+        kind: EntityType::Misc,
+        expression: expression.map(Into::into),
+    };
+    let entities = vec![given(0, 5, Some("Buddy (MISC)-a dog")), given(6, 9, None)];
+    let options = Options { entities: Some(entities), ..Options::default() };
+    let answer = run(request("Buddy ran !fail", options)).await.unwrap();
+    let expressions: Vec<_> = answer.entities.iter().map(|e| e.expression.as_str()).collect();
+    assert_eq!(expressions, ["Buddy (MISC)-a dog", "ran (MISC)-a thing"]);
+    assert!(answer.entities.iter().all(|entity| entity.score == 1.0));
+}
+
+#[tokio::test]
+async fn a_box_that_is_none_leaves_the_entity_ungrounded() {
+    let answer = run(request("Nowhere", Options::default())).await.unwrap();
+    assert_eq!(answer.entities[0].entailment_score, Some(0.8));
+    assert!(answer.entities[0].grounded.is_none());
+}
+
+#[tokio::test]
+async fn a_text_without_entities_has_an_empty_answer() {
+    let answer = run(request("nothing here", Options::default())).await.unwrap();
+    assert!(answer.entities.is_empty());
+    assert_eq!(answer.provenance.expression, "none");
+}
+
+#[tokio::test]
+async fn too_many_entities_are_refused() {
+    let text = "Ada ".repeat(21);
+    let error = run(request(text.trim(), Options::default())).await.unwrap_err();
+    assert_eq!(error, PipelineError::TooManyEntities { found: 21, limit: 20 });
+}
+
+#[tokio::test]
+async fn failures_and_panics_are_internal_and_hurt_nobody_else() {
+    let pipeline = Arc::new(Pipeline::start(roles(), options()).unwrap());
+    let ask = |text: &'static str| {
+        let pipeline = pipeline.clone();
+        async move {
+            let request = request(text, Options::default());
+            let context = pipeline.admit(&request, None, "test".into())?;
+            pipeline.run(request, &context).await
+        }
+    };
+    let (bad, worse, good) = tokio::join!(ask("Ada !fail"), ask("Ada !panic"), ask("Ada"));
+    assert_eq!(bad.unwrap_err(), PipelineError::Internal);
+    assert_eq!(worse.unwrap_err(), PipelineError::Internal);
+    assert_eq!(good.unwrap().entities.len(), 1);
+}
+
+#[tokio::test]
+async fn admission_counts_cost_and_gives_it_back() {
+    // One post is charged 10 + 50 + (20 + 20 + 5) = 105.
+    let options = PipelineOptions { max_inflight: Cost(200), ..options() };
+    let pipeline = Pipeline::start(roles(), options).unwrap();
+    let post = request("Ada", Options::default());
+    let admit = || pipeline.admit(&post, None, "test".into());
+    let first = admit().unwrap();
+    assert!(matches!(admit(), Err(PipelineError::Overloaded { .. })));
+    drop(first);
+    assert!(admit().is_ok());
+}
+
+#[tokio::test]
+async fn more_entities_than_expected_are_charged_for() {
+    let options = PipelineOptions { max_inflight: Cost(400), ..options() };
+    let pipeline = Pipeline::start(roles(), options).unwrap();
+    let post = request("Ada Ada Ada Ada Ada Ada Ada", Options::default());
+    let context = pipeline.admit(&post, None, "test".into()).unwrap();
+    let small = request("Ada", Options::default());
+    assert!(pipeline.admit(&small, None, "test".into()).is_ok(), "room before tagging");
+    pipeline.run(post, &context).await.unwrap();
+    // 105 + 6 · 45 = 375, held until the context is dropped.
+    assert!(pipeline.admit(&small, None, "test".into()).is_err(), "no room after tagging");
+    drop(context);
+    assert!(pipeline.admit(&small, None, "test".into()).is_ok());
+}
+
+#[tokio::test]
+async fn a_passed_deadline_is_told() {
+    let pipeline = Pipeline::start(roles(), options()).unwrap();
+    let post = request("Ada", Options::default());
+    let deadline = Instant::now() - Duration::from_millis(1);
+    let context = pipeline.admit(&post, Some(deadline), "test".into()).unwrap();
+    assert_eq!(pipeline.run(post, &context).await.unwrap_err(), PipelineError::DeadlineExceeded);
+}
+
+#[tokio::test]
+async fn boxes_become_masks_in_order() {
+    let pipeline = Pipeline::start(roles(), options()).unwrap();
+    let boxes =
+        vec![BoundingBox::new(0.0, 0.0, 100.0, 100.0), BoundingBox::new(100.0, 0.0, 200.0, 50.0)];
+    let request = SegmentRequest { picture: picture(200, 100), boxes: boxes.clone() };
+    let context = pipeline.admit_segment(&request, None, "test".into()).unwrap();
+    let answer = pipeline.segment(request, &context).await.unwrap();
+    let found: Vec<_> = answer.masks.iter().map(|mask| mask.rle.bbox().unwrap()).collect();
+    assert!(found.iter().zip(&boxes).all(|(found, asked)| found.iou(asked) > 0.95), "{found:?}");
+}
+
+#[tokio::test]
+async fn after_shutdown_nothing_is_taken_on() {
+    let pipeline = Pipeline::start(roles(), options()).unwrap();
+    let health = pipeline.health();
+    assert!(health.is_running());
+    assert_eq!(pipeline.shutdown().await, HealthState::Stopped);
+    assert!(!health.is_running());
+}
+
+#[tokio::test]
+async fn unadmitted_work_runs_too() {
+    let pipeline = Pipeline::start(roles(), options()).unwrap();
+    let context = RequestContext::unadmitted("predict".into(), None);
+    let answer = pipeline.run(request("Ada", Options::default()), &context).await.unwrap();
+    assert_eq!(answer.entities.len(), 1);
+}
