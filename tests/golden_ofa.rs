@@ -165,7 +165,8 @@ fn beam_search_in_a_batch_and_alone() {
         for (row, text) in texts.iter().enumerate() {
             let tokens: Vec<u32> = expected[row].iter().map(|&token| token as u32).collect();
             assert_eq!(together[row].tokens(), tokens, "{name}, item {row}");
-            let alone = generate(&case.image().narrow(0, row, 1).unwrap(), &[text.clone()]);
+            let alone =
+                generate(&case.image().narrow(0, row, 1).unwrap(), std::slice::from_ref(text));
             assert_eq!(alone[0].tokens(), tokens, "{name}, item {row}");
         }
         let actual: Vec<f32> = together.iter().map(|answer| answer.score).collect();
@@ -274,15 +275,15 @@ fn entailment_batched_equals_single() {
     let input = |i: usize| EntailInput {
         picture: pictures[i % 2].clone(),
         expression: EXPRESSIONS[i % 4].into(),
-        description: (i % 3 == 0).then(|| "a man with a ball".into()),
+        description: i.is_multiple_of(3).then(|| "a man with a ball".into()),
     };
     let inputs: Vec<_> = (0..8).map(input).collect();
     let together = entailer.entail(&inputs).unwrap();
     for (input, batched) in inputs.iter().zip(&together) {
         // Another loaded network, so that nothing is in its cache.
         let fresh = OfaEntailer::load(&folder("fairseq"), &Device::Cpu, DType::F32).unwrap();
-        for single in [fresh.entail(std::slice::from_ref(input)), entailer.entail(&[input.clone()])]
-        {
+        let input = std::slice::from_ref(input);
+        for single in [fresh.entail(input), entailer.entail(input)] {
             let error = (single.unwrap()[0].probability - batched.probability).abs();
             assert!(error < 1e-5, "{error}");
         }
