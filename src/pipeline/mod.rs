@@ -96,8 +96,12 @@ impl Pipeline {
         let mut timings = Timings::default();
         let wants_masks = request.options.task == Task::Smner;
         let picture = request.picture.as_ref();
-        let _early = picture.filter(|_| wants_masks).map(|p| self.stages.encode_early(p, context));
-        let mut found = self.recognize(&request, context, &mut timings).await?;
+        let encode_early =
+            async { picture.filter(|_| wants_masks).map(|p| self.stages.encode_early(p, context)) };
+        // Polled in this order: the text is queued before the device looks idle.
+        let (found, _early) =
+            tokio::join!(biased; self.recognize(&request, context, &mut timings), encode_early);
+        let mut found = found?;
         context.charge_more(self.prices.further_entities(&request, found.len()));
         if let Some(picture) = picture {
             self.ground(&mut found, picture, &request.options, context, &mut timings).await?;

@@ -1,0 +1,36 @@
+//! The committed documents are what the code makes.
+
+use riveg::http::openapi;
+use serde_json::Value;
+
+fn committed(name: &str) -> Value {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi").join(name);
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+#[test]
+fn the_committed_documents_are_current() {
+    let hint = "regenerate with `cargo run -- openapi [--v3-0] > openapi/…json`";
+    assert_eq!(committed("openapi.json"), openapi::document_3_1(), "{hint}");
+    assert_eq!(committed("openapi-3.0.json"), openapi::document_3_0(), "{hint}");
+}
+
+#[test]
+fn every_operation_has_a_stable_id_and_every_error() {
+    let document = openapi::document_3_1();
+    assert_eq!(document["openapi"].as_str().map(|v| &v[..3]), Some("3.1"));
+    assert_eq!(openapi::document_3_0()["openapi"], "3.0.3");
+    let mut ids = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            ids.push(operation["operationId"].as_str().unwrap().to_owned());
+            for status in ["200", "400", "404", "405", "413", "415", "422", "429", "500", "503"] {
+                assert!(operation["responses"][status].is_object(), "{method} {path}: {status}");
+            }
+        }
+    }
+    ids.sort();
+    let expected =
+        ["info", "livez", "metrics", "readyz", "segment", "smner", "smner_batch", "startupz"];
+    assert_eq!(ids, expected);
+}
