@@ -119,6 +119,12 @@ impl BodyReader {
     }
 }
 
+/// Reads a body to its end and throws it away, for requests that are refused by their head alone:
+/// closing a connection on a client that is still sending would take our answer with it.
+pub async fn discard(request: Request) {
+    drain(&mut request.into_body().into_data_stream()).await;
+}
+
 async fn drain(stream: &mut BodyDataStream) {
     let read = async {
         let mut drained = 0;

@@ -71,7 +71,7 @@ pub fn json_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, Pr
 }
 
 fn told(error: serde_path_to_error::Error<serde_json::Error>) -> Problem {
-    let path = error.path().to_string();
+    let path = Some(error.path().to_string()).filter(|path| path != "." && is_plain(path));
     let inner = error.inner();
     if matches!(inner.classify(), Category::Syntax | Category::Eof | Category::Io) {
         let (line, column) = (inner.line(), inner.column());
@@ -83,7 +83,7 @@ fn told(error: serde_path_to_error::Error<serde_json::Error>) -> Problem {
         .into_iter()
         .find(|kind| message.starts_with(kind));
     let field = message.split('`').nth(1).filter(|field| is_plain(field));
-    let place = if path == "." { "the request".to_owned() } else { format!("`{path}`") };
+    let place = path.map_or("the request".to_owned(), |path| format!("`{path}`"));
     match (what, field) {
         (Some("unknown variant"), _) => Problem::invalid(format!("{place}: not one of its values")),
         (Some(kind), Some(field)) => Problem::invalid(format!("{place}: {kind} `{field}`")),
@@ -92,9 +92,9 @@ fn told(error: serde_path_to_error::Error<serde_json::Error>) -> Problem {
     }
 }
 
-/// Whether a field's name may be repeated: short, and of harmless letters.
-fn is_plain(field: &str) -> bool {
-    field.len() <= 40 && field.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+/// Whether a field's name or path may be repeated: short, and of harmless letters.
+fn is_plain(path: &str) -> bool {
+    path.len() <= 80 && path.chars().all(|c| c.is_ascii_alphanumeric() || "_.[]".contains(c))
 }
 
 /// Checks a post that came as JSON.
@@ -243,13 +243,16 @@ pub fn boxes(request: SegmentBoxesRequest, limits: &Limits) -> Result<ParsedBoxe
 ///
 /// # Errors
 /// `invalid_input`.
-pub fn legal_boxes(boxes: &[[f32; 4]], limits: &Limits) -> Result<Vec<BoundingBox>, Problem> {
+pub fn legal_boxes(boxes: &[Vec<f32>], limits: &Limits) -> Result<Vec<BoundingBox>, Problem> {
     let limit = limits.max_boxes;
     if boxes.len() > limit {
         let detail = format!("{} boxes, and at most {limit} are allowed", boxes.len());
         return Err(Problem::invalid(detail));
     }
-    let legal = |(index, &[x1, y1, x2, y2]): (usize, &[f32; 4])| {
+    let legal = |(index, sent): (usize, &Vec<f32>)| {
+        let &[x1, y1, x2, y2] = &sent[..] else {
+            return Err(Problem::invalid(format!("`boxes[{index}]` must have four numbers")));
+        };
         let bbox = BoundingBox::new(x1, y1, x2, y2);
         bbox.is_valid().then_some(bbox).ok_or_else(|| {
             Problem::invalid(format!("`boxes[{index}]` must have x1 < x2 and y1 < y2"))

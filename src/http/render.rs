@@ -131,6 +131,11 @@ pub fn server_timing(timings: &TimingsOutput) -> String {
     )
 }
 
+/// The stages of a segment request as `Server-Timing`.
+pub fn segment_timing(timings: &Timings, decode: Duration, total: Duration) -> String {
+    server_timing(&timings_output(timings, decode, total))
+}
+
 fn timings_output(timings: &Timings, decode: Duration, total: Duration) -> TimingsOutput {
     TimingsOutput {
         decode: milliseconds(decode),

@@ -1,10 +1,9 @@
 //! Which route leads where.
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::from_fn;
-use axum::response::IntoResponse;
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -14,7 +13,7 @@ use utoipa_axum::routes;
 
 use super::problem::{Code, Problem};
 use super::state::AppState;
-use super::{assets, docs, middleware, openapi, operations, segment, smner};
+use super::{assets, body, docs, middleware, openapi, operations, segment, smner};
 
 /// The routes that the OpenAPI document describes.
 pub(super) fn api() -> OpenApiRouter<AppState> {
@@ -35,7 +34,7 @@ pub fn app(state: AppState) -> Router {
     let (routes, _) = api().split_for_parts();
     let document = openapi::document_3_1();
     let cors = cors(&state.options().allowed_origins);
-    routes
+    let app = routes
         .route("/openapi.json", get(|| async move { axum::Json(document) }))
         .merge(docs::router())
         .merge(assets::router())
@@ -43,24 +42,29 @@ pub fn app(state: AppState) -> Router {
         .fallback(not_found)
         .layer(CatchPanicLayer::custom(middleware::panicked))
         // Bodies are read, and limited, by `body::BodyReader`.
-        .layer(DefaultBodyLimit::disable())
-        .layer(cors)
-        .layer(from_fn(middleware::dress))
-        .with_state(state)
+        .layer(DefaultBodyLimit::disable());
+    // The layer answers every OPTIONS request by itself, so it is there only where it is wanted.
+    let app = if let Some(cors) = cors { app.layer(cors) } else { app };
+    app.layer(from_fn(middleware::dress)).with_state(state)
 }
 
-async fn not_found() -> impl IntoResponse {
+async fn not_found(request: Request) -> Problem {
+    body::discard(request).await;
     Problem::new(Code::NotFound, "there is no such route")
 }
 
-async fn method_not_allowed() -> impl IntoResponse {
+async fn method_not_allowed(request: Request) -> Problem {
+    body::discard(request).await;
     Problem::new(Code::MethodNotAllowed, "see the Allow header")
 }
 
 /// Browsers may call from these origins; from none by default.
-fn cors(origins: &[String]) -> CorsLayer {
+fn cors(origins: &[String]) -> Option<CorsLayer> {
+    if origins.is_empty() {
+        return None;
+    }
     let origins = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
-    CorsLayer::new()
+    let layer = CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
         .allow_methods([Method::GET, Method::POST])
         .allow_headers([header::CONTENT_TYPE, HeaderName::from_static("x-request-id")])
@@ -68,5 +72,6 @@ fn cors(origins: &[String]) -> CorsLayer {
             header::RETRY_AFTER,
             HeaderName::from_static("x-request-id"),
             HeaderName::from_static("server-timing"),
-        ])
+        ]);
+    Some(layer)
 }

@@ -5,13 +5,14 @@ use std::time::Instant;
 
 use axum::Json;
 use axum::extract::{Extension, Request, State};
+use axum::response::{IntoResponse, Response};
 
 use super::body::BodyForm;
 use super::middleware::RequestId;
 use super::parse::{self, ParsedBoxes};
 use super::problem::Problem;
 use super::render;
-use super::smner::off_thread;
+use super::smner::{let_in, off_thread, ready_for_work};
 use super::state::AppState;
 use super::types::{ImageSize, SegmentBoxesRequest, SegmentOptions, SegmentResponse};
 use crate::pipeline::SegmentRequest;
@@ -39,10 +40,10 @@ pub async fn segment(
     State(app): State<AppState>,
     Extension(request_id): Extension<RequestId>,
     request: Request,
-) -> Result<Json<SegmentResponse>, Problem> {
-    let pipeline = app.pipeline()?;
-    pipeline.refuse_when_full()?;
-    let deadline = Instant::now() + app.limits().timeout(None);
+) -> Result<Response, Problem> {
+    let begun = Instant::now();
+    let deadline = begun + app.limits().timeout(None);
+    let (request, pipeline) = let_in(request, ready_for_work(&app)).await?;
     let parsed = read_boxes(&app, request).await?;
     let decoded = app.decoder().decode(parsed.image, deadline).await?;
     let image = ImageSize::from(&*decoded.picture);
@@ -53,8 +54,10 @@ pub async fn segment(
     for (mask, sent) in answer.masks.iter_mut().zip(&parsed.boxes) {
         mask.bbox = *sent;
     }
+    let timing = render::segment_timing(&answer.timings, decoded.took, begun.elapsed());
     let format = parsed.mask_format;
-    off_thread(move || render::segments(answer, image, format)).await.map(Json)
+    let masks = off_thread(move || render::segments(answer, image, format)).await?;
+    Ok(([("server-timing", timing)], Json(masks)).into_response())
 }
 
 async fn read_boxes(app: &AppState, request: Request) -> Result<ParsedBoxes, Problem> {
@@ -65,7 +68,7 @@ async fn read_boxes(app: &AppState, request: Request) -> Result<ParsedBoxes, Pro
             let mut parts = body.multipart(&["image", "boxes", "options"]).await?;
             let options = parts.take("options").map(|text| parse::json(&text)).transpose()?;
             let options: SegmentOptions = options.unwrap_or_default();
-            let boxes: Vec<[f32; 4]> = parse::json(&parts.require("boxes")?)?;
+            let boxes: Vec<Vec<f32>> = parse::json(&parts.require("boxes")?)?;
             Ok(ParsedBoxes {
                 image: parts.require("image")?,
                 boxes: parse::legal_boxes(&boxes, app.limits())?,

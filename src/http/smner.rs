@@ -8,7 +8,7 @@ use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use futures_util::future::join_all;
 
-use super::body::BodyForm;
+use super::body::{self, BodyForm};
 use super::middleware::RequestId;
 use super::parse::{self, ParsedPost, PostParts};
 use super::problem::{Problem, ProblemBody};
@@ -17,7 +17,7 @@ use super::state::AppState;
 use super::types::{
     BatchOutput, BatchRequest, BatchResponse, ImageSize, SmnerRequest, SmnerResponse,
 };
-use crate::pipeline::{self, PipelineError};
+use crate::pipeline::{self, Pipeline, PipelineError};
 
 /// Find the named entities of a post's text, and each in its picture.
 ///
@@ -43,11 +43,33 @@ pub async fn smner(
     request: Request,
 ) -> Result<Response, Problem> {
     let begun = Instant::now();
-    app.pipeline()?.refuse_when_full()?;
+    let (request, _pipeline) = let_in(request, ready_for_work(&app)).await?;
     let post = read_post(&app, request).await?;
     let answer = answer(&app, post, request_id, begun).await?;
     let timing = render::server_timing(&answer.timings_ms);
     Ok(([("server-timing", timing)], Json(answer)).into_response())
+}
+
+/// The pipeline, unless it is not ready or has no room at all.
+pub(super) fn ready_for_work(app: &AppState) -> Result<Arc<Pipeline>, Problem> {
+    let pipeline = app.pipeline()?;
+    pipeline.refuse_when_full()?;
+    Ok(pipeline)
+}
+
+/// The request and the pipeline, where there is one for it; where not, the request's body is
+/// thrown away.
+pub(super) async fn let_in(
+    request: Request,
+    pipeline: Result<Arc<Pipeline>, Problem>,
+) -> Result<(Request, Arc<Pipeline>), Problem> {
+    match pipeline {
+        Ok(pipeline) => Ok((request, pipeline)),
+        Err(problem) => {
+            body::discard(request).await;
+            Err(problem)
+        }
+    }
 }
 
 async fn read_post(app: &AppState, request: Request) -> Result<ParsedPost, Problem> {
@@ -129,7 +151,7 @@ pub async fn smner_batch(
     Extension(request_id): Extension<RequestId>,
     request: Request,
 ) -> Result<Json<BatchResponse>, Problem> {
-    app.pipeline()?;
+    let (request, _pipeline) = let_in(request, app.pipeline()).await?;
     let body = app.bodies().read(request).await?;
     if body.form()? != BodyForm::Json {
         let detail = "send application/json";

@@ -1,7 +1,6 @@
 //! What every handler shares.
 
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
@@ -128,11 +127,6 @@ impl AppState {
     /// What the operator set.
     pub fn options(&self) -> &HttpOptions {
         &self.inner.options
-    }
-
-    /// The deadline of a request that comes now and may take this long.
-    pub fn deadline(&self, timeout: Duration) -> Instant {
-        Instant::now() + timeout
     }
 
     /// Every metric as Prometheus reads it.

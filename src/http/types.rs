@@ -282,8 +282,7 @@ pub struct SegmentBoxesRequest {
     /// The picture.
     pub image: ImageInput,
     /// Each `[x1, y1, x2, y2]` in pixels of the upright picture.
-    #[schema(value_type = Vec<Vec<f32>>)]
-    pub boxes: Vec<[f32; 4]>,
+    pub boxes: Vec<Vec<f32>>,
     /// What may be set.
     pub options: Option<SegmentOptions>,
 }
