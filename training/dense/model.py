@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-CONFIG = {"side": 224, "stem": [16, 24, 24], "stages": [[48, 1], [96, 2], [192, 1]], "pyramid": [96, 64], "embedding": 128,
+CONFIG = {"side": 192, "stem": [16, 24, 24], "stages": [[48, 1], [96, 2], [192, 1]], "pyramid": [96, 64], "embedding": 128,
           "word": 80, "text": 128, "heads": 4, "hidden": 256, "name_tokens": 16, "tail_tokens": 12, "head": 96, "best": 6}
 
 

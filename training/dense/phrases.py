@@ -208,14 +208,15 @@ def team(rng, names):
 
 
 def step(rng, names, coco, labels, logos):
-    """The expressions of one training step. `labels`, `logos`: classes of this batch's photos beyond COCO's."""
+    """The expressions of one training step. `coco`: COCO's classes to name; `labels`, `logos`: classes of this
+    batch's photos beyond COCO's."""
     out = [named(rng, names, c) for c in coco if c != "person"]
-    out += [person(rng, names) for _ in range(16)]
-    out += [group(rng, names, g) for g in ("animal", "animal", "animal", "vehicle", "food", "product", "furniture")]
-    out += [named(rng, names, c) for c in ("building", "building", "building", "door", "window")]
-    out += [named(rng, names, rng.choice(["hat", "glasses", "dress", "pants", "skirt", "coat", "shoes", "hair", "shirt", "shorts"])) for _ in range(4)]
+    out += [person(rng, names) for _ in range(10)]
+    out += [group(rng, names, g) for g in ("animal", "animal", "vehicle", "food", "product", "furniture")]
+    out += [named(rng, names, c) for c in ("building", "building", "door", "window")]
+    out += [named(rng, names, rng.choice(["hat", "glasses", "dress", "pants", "skirt", "coat", "shoes", "hair", "shirt", "shorts"])) for _ in range(3)]
     out += [logo(rng, b) for b in logos]
     out += [named(rng, names, c) for c in labels]
-    out += [never(rng, names) for _ in range(12)]
+    out += [never(rng, names) for _ in range(8)]
     out += [team(rng, names) for _ in range(2)]
     return out

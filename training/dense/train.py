@@ -32,12 +32,12 @@ def options():
         p.add_argument(f"--{k}", required=True)
     p.add_argument("--minutes", type=float, default=90)
     p.add_argument("--until", type=float, help="stop at this Unix time instead")
-    p.add_argument("--lr", type=float, default=2e-3)
+    p.add_argument("--lr", type=float, default=1.5e-3)
     p.add_argument("--seed", type=int, default=1)
     return p.parse_args()
 
 
-PHASES = [(0.0, 160, 24), (0.6, 224, 16)]
+PHASES = [(0.0, 128, 12), (0.62, 192, 12)]
 
 
 class Distil(nn.Module):
@@ -179,7 +179,7 @@ def main():
         net.train(), distil.train()
         x = batch[0].permute(0, 3, 1, 2).float().contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
-            size = 224 if phase[1] <= 160 else 288
+            size = 224 if phase[1] <= 128 else 288
             # The teacher costs as much as our forward pass: half of the batch, a few pictures at a time.
             half = x[: len(x) // 2].flip(1) / 255
             big = F.interpolate(half, size=(size, size), mode="bilinear", align_corners=False)

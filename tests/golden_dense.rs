@@ -1,0 +1,196 @@
+//! The dense network against PyTorch (`training/golden/dense.py`), on small random weights.
+
+// Helpers, like the tests that call them, fail by panicking.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use riveg::models::dense::{Config, Dense, DenseGrounding, ExpressionTokenizer};
+use riveg::models::{EntailInput, Entailer, GroundInput, Grounder, Grounding, ModelError};
+use riveg::vision::Picture;
+use riveg::vision::resize::Filter;
+use serde::Deserialize;
+
+const TOLERANCE: f32 = 1e-4;
+
+#[derive(Deserialize)]
+struct Cases {
+    tokens: Vec<TokenCase>,
+    answers: Vec<AnswerCase>,
+}
+
+#[derive(Deserialize)]
+struct TokenCase {
+    expression: String,
+    ids: Vec<u32>,
+    positions: Vec<u32>,
+    kind: u32,
+}
+
+#[derive(Deserialize)]
+struct AnswerCase {
+    picture: usize,
+    expression: String,
+    probability: f32,
+    #[serde(rename = "box")]
+    edges: Option<[f32; 4]>,
+    score: f32,
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/dense")
+}
+
+fn cases() -> Cases {
+    serde_json::from_slice(&std::fs::read(folder().join("cases.json")).unwrap()).unwrap()
+}
+
+fn tensors() -> HashMap<String, Tensor> {
+    candle_core::safetensors::load(folder().join("tensors.safetensors"), &Device::Cpu).unwrap()
+}
+
+fn config() -> Config {
+    serde_json::from_slice(&std::fs::read(folder().join("config.json")).unwrap()).unwrap()
+}
+
+fn load() -> DenseGrounding {
+    DenseGrounding::load(&folder(), &Device::Cpu, DType::F32).unwrap()
+}
+
+fn picture(tensors: &HashMap<String, Tensor>, index: usize) -> Arc<Picture> {
+    let rgb = &tensors[&format!("{index}.rgb")];
+    let (height, width, _) = rgb.dims3().unwrap();
+    let bytes = rgb.flatten_all().unwrap().to_vec1().unwrap();
+    Arc::new(Picture::from_rgb(width as u32, height as u32, bytes).unwrap())
+}
+
+fn close(ours: &[f32], theirs: &[f32], what: &str) {
+    assert_eq!(ours.len(), theirs.len(), "{what}");
+    let difference = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(difference <= TOLERANCE, "{what}: differs by {difference}");
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn questions() -> (Vec<EntailInput>, Vec<GroundInput>, Vec<AnswerCase>) {
+    let tensors = tensors();
+    let pictures = [picture(&tensors, 0), picture(&tensors, 1)];
+    let answers = cases().answers;
+    let picture = |case: &AnswerCase| pictures[case.picture].clone();
+    let entail = answers.iter().map(|case| EntailInput {
+        picture: picture(case),
+        expression: case.expression.as_str().into(),
+        description: None,
+    });
+    let ground = answers.iter().map(|case| GroundInput {
+        picture: picture(case),
+        expression: case.expression.as_str().into(),
+    });
+    (entail.collect(), ground.collect(), answers)
+}
+
+#[test]
+fn expressions_become_the_same_word_pieces() {
+    let tokenizer = ExpressionTokenizer::open(&folder(), &config()).unwrap();
+    for case in cases().tokens {
+        let tokens = tokenizer.encode(&case.expression).unwrap();
+        assert_eq!(tokens.ids, case.ids, "{}", case.expression);
+        assert_eq!(tokens.positions, case.positions, "{}", case.expression);
+        assert_eq!(tokens.kind, case.kind, "{}", case.expression);
+    }
+}
+
+#[test]
+fn maps_are_pytorchs() {
+    let data = std::fs::read(folder().join("model.safetensors")).unwrap();
+    let vb = VarBuilder::from_buffered_safetensors(data, DType::F32, &Device::Cpu).unwrap();
+    let network = Dense::new(&config(), vb).unwrap();
+    let tokenizer = ExpressionTokenizer::open(&folder(), &config()).unwrap();
+    let tensors = tensors();
+    let pixels = Tensor::cat(&[&tensors["0.pixels"], &tensors["1.pixels"]], 0).unwrap();
+    for (k, scene) in network.look(&pixels).unwrap().iter().enumerate() {
+        close(&values(&scene.cells), &values(&tensors[&format!("{k}.cells")]), "cells");
+        for (row, case) in cases().tokens.iter().enumerate() {
+            let text = network.read(&tokenizer.encode(&case.expression).unwrap()).unwrap();
+            let maps = network.maps(scene, &text).unwrap();
+            let golden = |name: &str| values(&tensors[&format!("{k}.{name}")].get(row).unwrap());
+            close(&maps.presence, &golden("presence"), &case.expression);
+            close(&maps.selection, &golden("selection"), &case.expression);
+        }
+    }
+}
+
+#[test]
+fn pixels_are_pillows() {
+    let tensors = tensors();
+    for k in 0..2 {
+        let side = config().side as u32;
+        let rgb = picture(&tensors, k).resize(side, side, Filter::Bilinear);
+        let golden = tensors[&format!("{k}.pixels")].get(0).unwrap().permute((1, 2, 0)).unwrap();
+        let ours: Vec<f32> = rgb.iter().map(|&byte| f32::from(byte) / 127.5 - 1.0).collect();
+        close(&ours, &values(&golden), "pixels");
+    }
+}
+
+#[test]
+fn answers_are_pytorchs() {
+    let (entail, ground, answers) = questions();
+    let model = load();
+    let probabilities = model.entail(&entail).unwrap();
+    let groundings = model.ground(&ground).unwrap();
+    for ((case, entailment), grounding) in answers.iter().zip(probabilities).zip(groundings) {
+        close(&[entailment.probability], &[case.probability], &case.expression);
+        let edges = grounding.map(|grounding| grounding.bbox.to_array());
+        assert_eq!(edges.is_some(), case.edges.is_some(), "{}", case.expression);
+        if let (Some(ours), Some(theirs), Some(grounding)) = (edges, case.edges, grounding) {
+            // Edges are in pixels; the tolerance is for shares of the picture.
+            close(&ours.map(|edge| edge / 128.0), &theirs.map(|edge| edge / 128.0), "box");
+            close(&[grounding.score], &[case.score], "score");
+        }
+    }
+}
+
+#[test]
+fn an_answer_does_not_depend_on_its_batch() {
+    let (entail, ground, _) = questions();
+    let together = (load().entail(&entail).unwrap(), load().ground(&ground).unwrap());
+    let model = load();
+    let alone = |input: &GroundInput| model.ground(std::slice::from_ref(input)).unwrap()[0];
+    assert_eq!(together.1, ground.iter().map(alone).collect::<Vec<Option<Grounding>>>());
+    for (input, expected) in entail.iter().zip(&together.0) {
+        assert_eq!(model.entail(std::slice::from_ref(input)).unwrap(), [*expected]);
+    }
+    assert!(model.entail(&[]).unwrap().is_empty() && model.ground(&[]).unwrap().is_empty());
+}
+
+#[test]
+fn what_is_not_finite_is_an_error() {
+    let spoiled = tempfile::tempdir().unwrap();
+    for name in ["config.json", "tokenizer.json"] {
+        std::fs::copy(folder().join(name), spoiled.path().join(name)).unwrap();
+    }
+    let weights = folder().join("model.safetensors");
+    let mut weights = candle_core::safetensors::load(weights, &Device::Cpu).unwrap();
+    let bias = weights["trunk.embed.bias"].affine(0.0, f64::NAN).unwrap();
+    weights.insert("trunk.embed.bias".to_owned(), bias);
+    candle_core::safetensors::save(&weights, spoiled.path().join("model.safetensors")).unwrap();
+    let model = DenseGrounding::load(spoiled.path(), &Device::Cpu, DType::F32).unwrap();
+    let (entail, ground, _) = questions();
+    assert!(matches!(model.entail(&entail[..1]), Err(ModelError::NotFinite(_))));
+    assert!(matches!(model.ground(&ground[..1]), Err(ModelError::NotFinite(_))));
+}
+
+#[test]
+fn missing_files_are_named() {
+    let empty = tempfile::tempdir().unwrap();
+    let Err(error) = DenseGrounding::load(empty.path(), &Device::Cpu, DType::F32) else {
+        panic!("loaded from an empty folder");
+    };
+    assert!(error.to_string().contains("config.json"), "{error}");
+}

