@@ -1,6 +1,8 @@
 //! The tagger against transformers and pytorch-crf on small random weights
 //! (`training/golden/tagger.py`).
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
