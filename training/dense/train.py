@@ -148,7 +148,7 @@ def main():
         s = torch.load(last)
         net.load_state_dict(s["net"]), slow.load_state_dict(s["slow"]), distil.load_state_dict(s["distil"]), opt.load_state_dict(s["opt"])
         step, spent, distil.seen = s["step"], s["spent"], 100
-    held = evaluate.Held(cache, names, tokenizer, o.data)
+    held = evaluate.Held(cache, phrases.Names(f"{o.data}/fmnerg/dev.txt"), tokenizer)
     total = o.minutes * 60
     if o.until:
         total = spent + o.until - time.time()

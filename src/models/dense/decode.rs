@@ -14,23 +14,26 @@ pub(super) fn best_cells(selection: &[f32], count: usize) -> Vec<u32> {
     cells
 }
 
-/// The mean of the boxes that agree with the first, weighted by the softmax of their `logits`; as
-/// shares of the picture. `None` when there is no box.
-pub(super) fn merge(boxes: &[CellBox], logits: &[f32]) -> Option<BoundingBox> {
+/// The mean of the boxes that agree with the best one, as shares of the picture, and the best one's
+/// quality. A box ranks by its cell's selection logit (`logits`) and its own quality, and counts by
+/// the softmax of that. `None` when there is no box with area.
+pub(super) fn merge(boxes: &[CellBox], logits: &[f32]) -> Option<(BoundingBox, f32)> {
     let of = |cell: &CellBox| {
         let [x1, y1, x2, y2] = cell.edges;
         BoundingBox::new(x1, y1, x2, y2)
     };
-    let first = of(boxes.first()?);
-    let highest = logits.first()?;
+    let ranked: Vec<(&CellBox, f32)> =
+        boxes.iter().zip(logits).map(|(b, logit)| (b, logit + log_sigmoid(b.quality))).collect();
+    // The first of equals, as `argmax` has it.
+    let (best, highest) = ranked.iter().copied().reduce(|a, b| if b.1 > a.1 { b } else { a })?;
     let mut sum = [0.0; 4];
     let mut total = 0.0;
-    for (cell, logit) in boxes.iter().zip(logits) {
-        // Not `iou > SAME || first`: a box without area is nobody's neighbour, and no answer.
-        if of(cell).iou(&first) <= SAME {
+    for (cell, rank) in ranked {
+        // A box without area does not even agree with itself, and is no answer.
+        if of(cell).iou(&of(best)) <= SAME {
             continue;
         }
-        let weight = (logit - highest).exp();
+        let weight = (rank - highest).exp();
         total += weight;
         for (edge, value) in sum.iter_mut().zip(cell.edges) {
             *edge += weight * value;
@@ -40,7 +43,12 @@ pub(super) fn merge(boxes: &[CellBox], logits: &[f32]) -> Option<BoundingBox> {
         return None;
     }
     let [x1, y1, x2, y2] = sum.map(|edge| edge / total);
-    Some(BoundingBox::new(x1, y1, x2, y2))
+    Some((BoundingBox::new(x1, y1, x2, y2), best.quality))
+}
+
+/// The logarithm of the logistic function, without overflow.
+fn log_sigmoid(logit: f32) -> f32 {
+    logit.min(0.0) - (-logit.abs()).exp().ln_1p()
 }
 
 #[cfg(test)]
@@ -60,9 +68,18 @@ mod tests {
     fn only_boxes_that_agree_are_merged() {
         let boxes =
             [cell([0.0, 0.0, 1.0, 1.0]), cell([0.0, 0.0, 1.0, 0.8]), cell([0.6, 0.6, 0.9, 0.9])];
-        let merged = merge(&boxes, &[1.0, 1.0, 1.0]).unwrap();
+        let (merged, _) = merge(&boxes, &[1.0, 1.0, 1.0]).unwrap();
         assert!((merged.y2 - 0.9).abs() < 1e-6 && merged.x2 == 1.0);
         assert!(merge(&[cell([0.5, 0.5, 0.5, 0.5])], &[0.0]).is_none());
         assert!(merge(&[], &[]).is_none());
+    }
+
+    #[test]
+    fn quality_weighs_as_much_as_selection() {
+        let poor = CellBox { edges: [0.0, 0.0, 0.2, 0.2], quality: -3.0 };
+        let good = CellBox { edges: [0.5, 0.5, 1.0, 1.0], quality: 3.0 };
+        let (merged, quality) = merge(&[poor, good], &[1.0, 0.0]).unwrap();
+        assert_eq!((merged.x1, quality), (0.5, 3.0));
+        assert!((log_sigmoid(-200.0) + 200.0).abs() < 1e-3 && log_sigmoid(200.0) == 0.0);
     }
 }

@@ -175,10 +175,10 @@ impl Shared {
         }
         let logits: Vec<f32> = cells.iter().map(|&cell| maps.selection[cell as usize]).collect();
         let (width, height) = (input.picture.width(), input.picture.height());
-        let bbox = decode::merge(&boxes, &logits)
-            .and_then(|bbox| bbox.scale(width as f32, height as f32).clip(width, height));
-        let score = boxes.first().map_or(0.0, |best| sigmoid(best.quality));
-        Ok(bbox.map(|bbox| Grounding { bbox, score }))
+        Ok(decode::merge(&boxes, &logits).and_then(|(bbox, quality)| {
+            let bbox = bbox.scale(width as f32, height as f32).clip(width, height)?;
+            Some(Grounding { bbox, score: sigmoid(quality) })
+        }))
     }
 
     /// Work for one expression, in millions of multiply–adds, as if its picture were new.
