@@ -1,6 +1,7 @@
 """Exports a run's averaged weights and reports them on photos that training never saw.
 
 python training/sam/evaluate.py --run RUN --pack models/nano/sam     (export, then report)
+python training/sam/calibrate.py --pack models/nano/sam          (fit the IoU head)
 python training/sam/evaluate.py --pack models/nano/sam               (report only)
 
 Gold boxes, whole pictures, the reference's own post-processing up to the picture's size; instances
@@ -123,7 +124,7 @@ def main():
         "model": "sam",
         "parameters": sum(p.numel() for p in sam.parameters()),
         "trained_on": "the train parts of coco_mini, street_fashion, human_masks, street_scenes; features of the FastestDet backbone (BSD-3, trained on COCO) as an auxiliary target",
-        "recipe": "training/sam/train.sh",
+        "recipe": "training/sam/train.sh, then evaluate.py --run, then calibrate.py",
         "measured_with": "python training/sam/evaluate.py --pack models/nano/sam",
         "measured_on": "gold boxes of instances over 2 % of the picture; coco_mini val2017, the other sets' heldout",
         "held_out": report,
