@@ -56,6 +56,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {}:{}", settings.host, settings.port))?;
     let url = format!("http://{}/", listener.local_addr()?);
     let state = AppState::new(http_options(&settings), telemetry::install_metrics()?);
+    tokio::spawn(state.clone().keep_metrics_small());
     let (stop, stopped) = oneshot::channel();
     // Listening begins before loading, so that liveness is told from readiness from the start.
     let accepting = tokio::spawn(server::serve(

@@ -1,6 +1,7 @@
 //! What every handler shares.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
@@ -13,6 +14,9 @@ use super::types::PackName;
 use crate::batch::HealthState;
 use crate::models::ModelInfo;
 use crate::pipeline::Pipeline;
+
+/// How often collected samples are folded into their histograms.
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
 /// What the operator set for the door.
 #[derive(Debug, Clone)]
@@ -132,6 +136,16 @@ impl AppState {
     /// Every metric as Prometheus reads it.
     pub fn render_metrics(&self) -> String {
         self.inner.metrics.render()
+    }
+
+    /// Keeps what the metrics take up bounded; never ends. Without it, histograms collect every
+    /// sample until somebody reads them.
+    pub async fn keep_metrics_small(self) {
+        let mut ticks = tokio::time::interval(METRICS_UPKEEP);
+        loop {
+            ticks.tick().await;
+            self.inner.metrics.run_upkeep();
+        }
     }
 
     /// Reads bodies.
