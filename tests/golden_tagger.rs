@@ -35,6 +35,7 @@ struct Case {
 #[derive(Deserialize)]
 struct Fine {
     span: (usize, usize),
+    kind: String,
     name: String,
     score: f32,
 }
@@ -162,13 +163,12 @@ fn fine_types_of_tagged_entities() {
             assert!((0.0..=1.0).contains(&entity.score));
             let found = entity.fine.unwrap();
             let expected = case.fine.iter().flatten().find(|fine| {
-                fine.span == (entity.start, entity.end) && entity.kind.name() == "PER"
+                fine.span == (entity.start, entity.end) && entity.kind.name() == fine.kind
             });
-            if let Some(expected) = expected {
-                assert_eq!(found.name, expected.name, "{}", case.name);
-                assert_close(found.score.into(), expected.score.into(), &case.name);
-                compared += 1;
-            }
+            let expected = expected.unwrap();
+            assert_eq!(found.name, expected.name, "{}", case.name);
+            assert_close(found.score.into(), expected.score.into(), &case.name);
+            compared += 1;
         }
     }
     assert!(compared > 0, "no tagged entity is among the golden ones");

@@ -21,6 +21,7 @@ OUT = Path(__file__).resolve().parents[2] / "tests" / "golden" / "tagger"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 BIOES = ["O"] + [f"{p}-{t}" for t in ("LOC", "OTHER", "ORG", "PER") for p in "BIES"]
 BIO = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+COARSE = ["PER", "LOC"]  # in the order in which BIO names them
 FINE = ["athlete", "city", "company", "festival", "musician"]
 
 
@@ -182,15 +183,18 @@ def run(encoder, linear, crf, fine, assemble, config):
         if len(config["labels"]) ** len(seen) < 200_000:
             case["marginals"] = marginals(crf, emissions)
         if fine is not None:
-            # Every span of one or two words, as if it were of the first coarse type.
-            spans = [(0, 1)] + ([(0, 2)] if sentence > 1 else [])
-            means = torch.stack([states[firsts[s:e]].mean(0) for s, e in spans])
-            logits = fine["linear"](means) + fine["kind"](torch.zeros(len(spans), dtype=int))
-            best = logits.softmax(-1).max(-1)
-            case["fine"] = [
-                {"span": list(s), "name": FINE[i], "score": p}
-                for s, i, p in zip(spans, best.indices.tolist(), best.values.tolist())
-            ]
+            # Every span of the sentence, as if it were of each coarse type.
+            case["fine"] = []
+            for start in range(sentence):
+                for end in range(start + 1, sentence + 1):
+                    mean = states[firsts[start:end]].mean(0)
+                    for kind, coarse in enumerate(COARSE):
+                        scores = (fine["linear"](mean) + fine["kind"].weight[kind]).softmax(-1)
+                        best = int(scores.argmax())
+                        case["fine"].append({
+                            "span": [start, end], "kind": coarse, "name": FINE[best],
+                            "score": round(scores[best].item(), 7),
+                        })
         cases.append(case)
     return cases
 
