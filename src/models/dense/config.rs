@@ -110,11 +110,11 @@ impl Config {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
 
     /// A network small enough for tests.
-    pub(in super::super) fn tiny() -> Config {
+    fn tiny() -> Config {
         Config {
             side: 64,
             stem: vec![4, 6],
