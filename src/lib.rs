@@ -16,6 +16,9 @@
 //!
 //! Imports point downwards only (`tests/direction.rs` holds that).
 
+// In the library only: a test that cannot go on is right to panic.
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::todo)]
+
 pub mod batch;
 pub mod cli;
 pub mod http;

@@ -1,8 +1,6 @@
 //! The dense network against PyTorch (`training/golden/dense.py`), on small random weights.
 
 // Helpers, like the tests that call them, fail by panicking.
-#![allow(clippy::unwrap_used, clippy::panic)]
-
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

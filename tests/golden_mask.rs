@@ -1,7 +1,5 @@
 //! Masks against pycocotools and torch: the files are made by `training/golden/mask.py`.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
-
 use riveg::mask::{MaskFrame, MaskLogits, Rle};
 use safetensors::SafeTensors;
 

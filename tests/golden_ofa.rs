@@ -2,8 +2,6 @@
 //! `training/golden/ofa.py` makes the files.
 
 // Helper functions of tests do not count as tests for clippy.
-#![allow(clippy::unwrap_used)]
-
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};

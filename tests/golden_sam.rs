@@ -1,7 +1,5 @@
 //! SAM against Meta's `segment-anything` on tiny random weights (`training/golden/sam.py`).
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;

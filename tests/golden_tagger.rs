@@ -1,8 +1,6 @@
 //! The tagger against transformers and pytorch-crf on small random weights
 //! (`training/golden/tagger.py`).
 
-#![allow(clippy::unwrap_used)]
-
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};

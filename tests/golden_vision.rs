@@ -1,7 +1,5 @@
 //! Pictures against Pillow: the files are made by `training/golden/vision.py`.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
-
 use riveg::vision::Picture;
 use riveg::vision::decode::{DecodeError, DecodeLimits, decode, probe};
 use riveg::vision::resize::{Filter, resize_rgb};

@@ -2,9 +2,6 @@
 //! or comes out twice, caps and ranks hold, order within a stage holds, what expired or is gone is
 //! taken out, speculative entries wait for an idle device, and nothing starves.
 
-// The configuration allows these in `#[test]` functions only, not in their helpers.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,5 @@
 //! The nano pack's tagger on plain sentences, and on the data set's own words where it is present.
 
-#![allow(clippy::unwrap_used)]
-
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
