@@ -25,30 +25,31 @@ pub struct EncodeStage(pub Arc<dyn Segmenter>);
 pub struct SegmentStage(pub Arc<dyn Segmenter>);
 
 impl EncodeStage {
-    /// First: what waits for an embedding is furthest from an answer.
+    /// After grounding: an embedding is asked for only once an entity was placed, so whoever waits
+    /// for one is a step from the answer. Embeddings that are begun early rank below everything.
     pub fn spec(max_batch: usize) -> StageSpec {
-        StageSpec::new("encode", 0, max_batch)
+        StageSpec::new("encode", 3, max_batch)
     }
 }
 
 impl TagStage {
-    /// Before anything that needs entities.
+    /// First: everything else needs entities.
     pub fn spec(max_batch: usize) -> StageSpec {
-        StageSpec::new("tag", 1, max_batch)
+        StageSpec::new("tag", 0, max_batch)
     }
 }
 
 impl EntailStage {
     /// After tagging.
     pub fn spec(max_batch: usize) -> StageSpec {
-        StageSpec::new("entail", 2, max_batch)
+        StageSpec::new("entail", 1, max_batch)
     }
 }
 
 impl GroundStage {
     /// After entailment.
     pub fn spec(max_batch: usize) -> StageSpec {
-        StageSpec::new("ground", 3, max_batch)
+        StageSpec::new("ground", 2, max_batch)
     }
 }
 
