@@ -6,14 +6,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use common::{StubSegmenter, StubTagger, options, picture, roles, roles_with};
+use common::{StubSegmenter, StubTagger, options, roles, roles_with};
 use riveg::batch::{Cost, HealthState, RequestContext};
 use riveg::models::{CharSpan, EntityType};
 use riveg::pipeline::{
     Answer, GivenEntity, Options, Pipeline, PipelineError, PipelineOptions, Request,
     SegmentRequest, Task,
 };
-use riveg::vision::BoundingBox;
+use riveg::vision::{BoundingBox, Picture};
+
+/// A picture of this size with some structure.
+fn picture(width: u32, height: u32) -> Arc<Picture> {
+    let pixels = (0..height).flat_map(|y| (0..width).flat_map(move |x| [x as u8, y as u8, 7]));
+    Arc::new(Picture::from_rgb(width, height, pixels.collect()).unwrap())
+}
 
 fn request(text: &str, options: Options) -> Request {
     Request { text: text.into(), picture: Some(picture(200, 100)), options }

@@ -1,7 +1,5 @@
 //! Stand-ins for the networks, so that everything around them can be tested without weights.
 
-#![allow(dead_code)] // every test binary uses its own part of this
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -203,10 +201,4 @@ pub fn options() -> PipelineOptions {
         embedding_cache_bytes: 1 << 20,
         max_inflight: Cost(1_000_000),
     }
-}
-
-/// A picture of this size with some structure.
-pub fn picture(width: u32, height: u32) -> Arc<Picture> {
-    let pixels = (0..height).flat_map(|y| (0..width).flat_map(move |x| [x as u8, y as u8, 7]));
-    Arc::new(Picture::from_rgb(width, height, pixels.collect()).unwrap())
 }
