@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use reqwest::multipart::{Form, Part};
 use reqwest::{Client, Response, StatusCode};
@@ -18,7 +18,7 @@ struct Server {
 impl Server {
     fn start(flags: &[&str]) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_riveg"))
-            .args(["serve", "--port", "0", "--device", "cpu"])
+            .args(["serve", "--port", "0", "--device", "cpu", "--log", "warn"])
             .args(flags)
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .stdout(Stdio::piped())
@@ -44,10 +44,17 @@ impl Drop for Server {
     }
 }
 
-/// One server for all tests that do not harm it; it ends with the test process.
-fn shared() -> &'static str {
-    static SERVER: OnceLock<Server> = OnceLock::new();
-    &SERVER.get_or_init(|| Server::start(&[])).url
+/// One server for all tests that do not harm it. Each holds on to it while it runs; it ends with the
+/// last of them, since a static is never dropped and a server left behind would outlive the tests.
+fn shared() -> Arc<Server> {
+    static SERVER: Mutex<Weak<Server>> = Mutex::new(Weak::new());
+    let mut server = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(running) = server.upgrade() {
+        return running;
+    }
+    let started = Arc::new(Server::start(&[]));
+    *server = Arc::downgrade(&started);
+    started
 }
 
 fn photo() -> Vec<u8> {
@@ -62,11 +69,11 @@ const TEXT: &str = "Eileen Collins smiles at NASA in Houston";
 
 async fn post(image: Vec<u8>, text: &str) -> Response {
     let form = Form::new().part("image", Part::bytes(image)).text("text", text.to_owned());
-    Client::new().post(format!("{}/v1/smner", shared())).multipart(form).send().await.unwrap()
+    Client::new().post(format!("{}/v1/smner", shared().url)).multipart(form).send().await.unwrap()
 }
 
 async fn post_json(body: Value) -> Response {
-    let request = Client::new().post(format!("{}/v1/smner", shared()));
+    let request = Client::new().post(format!("{}/v1/smner", shared().url));
     request.json(&body).send().await.unwrap()
 }
 
@@ -83,12 +90,13 @@ async fn assert_problem(response: Response, status: u16, code: &str) {
     let problem: Value = response.json().await.unwrap();
     assert_eq!(problem["code"], code, "{problem}");
     assert_eq!(problem["status"], status, "{problem}");
-    let alive = reqwest::get(format!("{}/readyz", shared())).await.unwrap();
+    let alive = reqwest::get(format!("{}/readyz", shared().url)).await.unwrap();
     assert_eq!(alive.status(), StatusCode::OK, "still ready afterwards");
 }
 
 #[tokio::test]
 async fn a_person_in_a_photo_is_found_boxed_and_masked() {
+    let _server = shared();
     let response = post(photo(), TEXT).await;
     assert_eq!(response.status(), StatusCode::OK);
     assert!(response.headers().contains_key("server-timing"));
@@ -111,6 +119,7 @@ async fn a_person_in_a_photo_is_found_boxed_and_masked() {
 
 #[tokio::test]
 async fn the_same_request_twice_has_the_same_answer_in_either_form() {
+    let _server = shared();
     use base64::Engine;
     let first: Value = post(photo(), TEXT).await.json().await.unwrap();
     let second: Value = post(photo(), TEXT).await.json().await.unwrap();
@@ -123,6 +132,7 @@ async fn the_same_request_twice_has_the_same_answer_in_either_form() {
 
 #[tokio::test]
 async fn predict_says_what_the_server_says() {
+    let _server = shared();
     let directory = tempfile::tempdir().unwrap();
     let overlay = directory.path().join("overlay.png");
     let output = Command::new(env!("CARGO_BIN_EXE_riveg"))
@@ -143,12 +153,14 @@ async fn predict_says_what_the_server_says() {
 
 #[tokio::test]
 async fn a_text_without_entities_has_an_empty_list() {
+    let _server = shared();
     let answer: Value = post(photo(), "it was really nice and warm").await.json().await.unwrap();
     assert_eq!(answer["entities"], json!([]));
 }
 
 #[tokio::test]
 async fn pictures_of_odd_sizes_are_legal() {
+    let _server = shared();
     for (width, height) in [(1, 1), (12_000, 9)] {
         let picture = image::RgbImage::from_pixel(width, height, image::Rgb([90, 120, 60]));
         let mut png = Vec::new();
@@ -163,6 +175,7 @@ async fn pictures_of_odd_sizes_are_legal() {
 
 #[tokio::test]
 async fn bad_pictures_are_told_apart() {
+    let _server = shared();
     let whole = photo();
     assert_problem(post(whole[..whole.len() / 2].to_vec(), TEXT).await, 422, "invalid_input").await;
     assert_problem(post(png_bomb(), TEXT).await, 413, "payload_too_large").await;
@@ -182,6 +195,7 @@ fn png_bomb() -> Vec<u8> {
 
 #[tokio::test]
 async fn bad_texts_and_bodies_are_told_apart() {
+    let _server = shared();
     assert_problem(post(photo(), " ").await, 422, "invalid_input").await;
     assert_problem(post(photo(), &"a".repeat(100_000)).await, 422, "invalid_input").await;
     let large = vec![0; 30_000_000];
@@ -191,7 +205,7 @@ async fn bad_texts_and_bodies_are_told_apart() {
     let url = json!({"text": "a", "image": {"type": "url", "url": "https://a.example/b.jpg"}});
     assert_problem(post_json(url).await, 422, "url_input_disabled").await;
     let client = Client::new();
-    let smner = format!("{}/v1/smner", shared());
+    let smner = format!("{}/v1/smner", shared().url);
     let plain = client.post(&smner).header("content-type", "text/plain").body("hi");
     assert_problem(plain.send().await.unwrap(), 415, "unsupported_media_type").await;
     let broken = client.post(&smner).header("content-type", "application/json").body("{");
@@ -200,14 +214,16 @@ async fn bad_texts_and_bodies_are_told_apart() {
 
 #[tokio::test]
 async fn unknown_routes_and_methods_are_problems_too() {
-    let nowhere = reqwest::get(format!("{}/v1/nowhere", shared())).await.unwrap();
+    let _server = shared();
+    let nowhere = reqwest::get(format!("{}/v1/nowhere", shared().url)).await.unwrap();
     assert_problem(nowhere, 404, "not_found").await;
-    let get = reqwest::get(format!("{}/v1/smner", shared())).await.unwrap();
+    let get = reqwest::get(format!("{}/v1/smner", shared().url)).await.unwrap();
     assert_problem(get, 405, "method_not_allowed").await;
 }
 
 #[tokio::test]
 async fn the_page_the_documents_and_the_metrics_are_there() {
+    let _server = shared();
     for (path, kind, part) in [
         ("/", "text/html", "<html"),
         ("/docs/", "text/html", "swagger"),
@@ -215,7 +231,7 @@ async fn the_page_the_documents_and_the_metrics_are_there() {
         ("/v1/info", "application/json", "nano"),
         ("/metrics", "text/plain", "riveg_"),
     ] {
-        let response = reqwest::get(format!("{}{path}", shared())).await.unwrap();
+        let response = reqwest::get(format!("{}{path}", shared().url)).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK, "{path}");
         let found = response.headers()["content-type"].to_str().unwrap().to_owned();
         assert!(found.starts_with(kind), "{path}: {found}");
