@@ -182,7 +182,7 @@ fn a_fairseq_checkpoint_file() {
     let encoded = case.network.encoder().forward(&case.image(), &texts).unwrap();
     let first = |t: &Tensor| t.get(0).unwrap();
     assert_close("fairseq.pt: encoder", &first(&encoded.hidden), &first(&case.golden["encoder"]));
-    let count = |dir: &Path| Weights::open(dir, DType::F32, &Device::Cpu).unwrap().parameters;
+    let count = |dir: &Path| Weights::open(dir, DType::F32, &Device::Cpu).unwrap().info.parameters;
     assert_eq!(count(dir.path()), count(&folder("fairseq")));
 }
 

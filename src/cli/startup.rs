@@ -4,13 +4,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use candle_core::Device;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::device::{choose_dtype, open_device};
 use super::settings::Settings;
 use crate::batch::Cost;
-use crate::models::ModelInfo;
+use crate::models::{ModelInfo, device_name};
 use crate::pack::{self, LoadObserver, LoadedPack};
 use crate::pipeline::{PipelineOptions, Roles, warm_up};
 
@@ -91,14 +90,6 @@ pub fn warm(started: &mut Started) -> anyhow::Result<()> {
 pub fn set_threads(threads: usize) -> anyhow::Result<()> {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     Ok(())
-}
-
-fn device_name(device: &Device) -> String {
-    match device.location() {
-        candle_core::DeviceLocation::Cpu => "cpu".to_owned(),
-        candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-        candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
-    }
 }
 
 /// A few readable lines about what was loaded.

@@ -5,15 +5,18 @@
 //! batch: the items of many requests at once. A batch either succeeds as a whole or fails as a
 //! whole; isolating one bad item is the caller's work (see [`crate::batch`]).
 
+mod checkpoint;
 pub mod dense;
 mod entity;
 mod error;
 mod expander;
+mod memo;
 pub mod ofa;
 mod roles;
 pub mod sam;
 pub mod tagger;
 
+pub use checkpoint::device_name;
 pub use entity::{CharSpan, EntityType, FineType, TaggedEntity};
 pub use error::{ModelError, Result};
 pub use expander::TypeExpander;

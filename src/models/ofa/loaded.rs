@@ -1,20 +1,20 @@
 //! What entailer and grounder have in common: a loaded network with its tokenizer, and the way
 //! from pictures and prompts to the encoder's output.
 
-use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::cache::ImageTokenCache;
 use super::config::{Config, ModelConfig, Vocabulary};
 use super::encoder::{EncoderOutput, TextBatch};
 use super::model::Ofa;
 use super::tokenizer::Tokenizer;
-use super::weights::{Weights, file_error};
-use crate::models::{ModelError, ModelInfo, Result};
+use super::weights::Weights;
+use crate::models::checkpoint::read_json;
+use crate::models::memo::PictureMemo;
+use crate::models::{ModelInfo, Result};
+use crate::vision::Picture;
 use crate::vision::resize::Filter;
-use crate::vision::{Picture, PictureDigest};
 
 /// Bytes of image tokens kept between calls: 17 pictures for OFA-large at 480, in f32.
 const CACHE_BYTES: usize = 64 << 20;
@@ -27,7 +27,7 @@ pub(super) struct Loaded {
     pub(super) info: ModelInfo,
     config: Config,
     image_size: usize,
-    cache: ImageTokenCache,
+    image_tokens: PictureMemo<Tensor>,
     device: Device,
     dtype: DType,
 }
@@ -35,24 +35,14 @@ pub(super) struct Loaded {
 impl Loaded {
     /// Loads `config.json`, the tokenizer and the weights in `dir`.
     pub(super) fn open(dir: &Path, device: &Device, dtype: DType) -> Result<Self> {
-        let path = dir.join("config.json");
-        let json = fs::read_to_string(&path).map_err(|source| file_error(&path, source))?;
-        let model: ModelConfig = serde_json::from_str(&json)
-            .map_err(|error| ModelError::Weights(format!("{}: {error}", path.display())))?;
+        let model: ModelConfig = read_json(&dir.join("config.json"))?;
         model.validate()?;
         let config = model.network();
         let sizes = (config.vocab_size, config.max_position_embeddings);
         let tokenizer = Tokenizer::open(dir, model.vocabulary, sizes)?;
         let weights = Weights::open(dir, dtype, device)?;
+        let info = weights.info;
         let network = Ofa::new(&config, model.grid(), weights.builder)?;
-        let info = ModelInfo {
-            architecture: "ofa".to_owned(),
-            parameters: weights.parameters,
-            bytes: weights.parameters * dtype.size_in_bytes() as u64,
-            dtype: dtype.as_str().to_owned(),
-            device: device_name(device),
-            sha256: weights.sha256,
-        };
         Ok(Self {
             network,
             tokenizer,
@@ -60,7 +50,7 @@ impl Loaded {
             info,
             config,
             image_size: model.image_size,
-            cache: ImageTokenCache::new(CACHE_BYTES),
+            image_tokens: PictureMemo::new(CACHE_BYTES),
             device: device.clone(),
             dtype,
         })
@@ -84,33 +74,13 @@ impl Loaded {
     /// The image tokens of pictures, `[batch, image tokens, d_model]`. The trunk runs once for
     /// equal pictures, and not at all for those seen lately.
     fn image_tokens(&self, pictures: &[&Picture]) -> Result<Tensor> {
-        let mut known: Vec<(PictureDigest, Tensor)> = Vec::new();
-        let mut fresh: Vec<&Picture> = Vec::new();
-        for &picture in pictures {
-            let digest = picture.digest();
-            if known.iter().any(|(other, _)| *other == digest)
-                || fresh.iter().any(|other| other.digest() == digest)
-            {
-                continue;
-            }
-            match self.cache.get(&digest) {
-                Some(tokens) => known.push((digest, tokens)),
-                None => fresh.push(picture),
-            }
-        }
-        if !fresh.is_empty() {
+        let rows = self.image_tokens.of(pictures, |fresh| {
             let pixels = fresh.iter().map(|picture| self.pixels(picture));
             let pixels = Tensor::cat(&pixels.collect::<Result<Vec<_>>>()?, 0)?;
             let tokens = self.network.encoder().image_tokens(&pixels)?;
-            for (row, picture) in fresh.iter().enumerate() {
-                // A copy, so that keeping one picture does not keep its whole batch.
-                let tokens = tokens.get(row)?.force_contiguous()?;
-                self.cache.put(picture.digest(), tokens.clone());
-                known.push((picture.digest(), tokens));
-            }
-        }
-        let of = |picture: &&Picture| known.iter().find(|(digest, _)| *digest == picture.digest());
-        let rows: Vec<&Tensor> = pictures.iter().filter_map(of).map(|(_, tokens)| tokens).collect();
+            // Copies, so that keeping one picture does not keep its whole batch.
+            (0..fresh.len()).map(|row| Ok(tokens.get(row)?.force_contiguous()?)).collect()
+        })?;
         Ok(Tensor::stack(&rows, 0)?)
     }
 
@@ -144,14 +114,5 @@ impl Loaded {
     pub(super) fn projection_cost(&self, rows: usize) -> u64 {
         let macs = rows as u64 * self.config.vocab_size as u64 * self.config.d_model as u64;
         macs.div_ceil(1_000_000)
-    }
-}
-
-/// The device as `ModelInfo` names it.
-fn device_name(device: &Device) -> String {
-    match device.location() {
-        candle_core::DeviceLocation::Cpu => "cpu".to_owned(),
-        candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-        candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
     }
 }

@@ -36,7 +36,6 @@
 //!   shared relative tables, the OFA-Sys variants.
 
 mod attention;
-mod cache;
 mod config;
 mod decoder;
 mod encoder;

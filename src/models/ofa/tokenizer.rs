@@ -12,7 +12,7 @@ use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 use super::config::Vocabulary;
-use super::weights::file_error;
+use crate::models::checkpoint::unreadable;
 use crate::models::{ModelError, Result};
 
 /// First id of `dict.txt`: `<s>`, `<pad>`, `</s>` and `<unk>` come before.
@@ -130,7 +130,7 @@ fn byte_level(vocab: &Path, merges: &Path) -> Result<Bpe> {
 /// Reads `dict.txt`: one `token count` per line, the token being a GPT-2 id (the file's last lines
 /// are fillers that are not).
 fn read_dictionary(path: &Path) -> Result<HashMap<u32, u32>> {
-    let text = fs::read_to_string(path).map_err(|source| file_error(path, source))?;
+    let text = fs::read_to_string(path).map_err(|source| unreadable(path, source))?;
     let tokens = text.lines().map(|line| line.split_whitespace().next().unwrap_or_default());
     let entries = (DICTIONARY_OFFSET..).zip(tokens);
     Ok(entries.filter_map(|(id, token)| Some((token.parse().ok()?, id))).collect())

@@ -1,17 +1,13 @@
 //! Weight files: safetensors, or PyTorch's zip format; tensors named as fairseq names them or as
 //! the Hugging Face and ModelScope ports do.
 
-use std::fs::{self, File};
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use candle_core::pickle::PthTensors;
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
-use safetensors::SafeTensors;
-use sha2::{Digest, Sha256};
 
-use crate::models::{ModelError, Result};
+use crate::models::checkpoint::{Checkpoint, StoredTensor};
+use crate::models::{ModelInfo, Result};
 
 /// Names that a pack's weight file may have, in order of preference.
 const FILES: [&str; 3] = ["model.safetensors", "model.pt", "model.pth"];
@@ -28,10 +24,8 @@ const PORT_MARKER_PLAIN: &str = ".cross_attn_layer_norm.";
 pub struct Weights {
     /// Reads tensors by fairseq's names.
     pub builder: VarBuilder<'static>,
-    /// Number of parameters that the network reads.
-    pub parameters: u64,
-    /// Lower-case SHA-256 of the file.
-    pub sha256: String,
+    /// What is told of the network.
+    pub info: ModelInfo,
 }
 
 impl Weights {
@@ -40,51 +34,15 @@ impl Weights {
     /// # Errors
     /// There is none, or it cannot be read.
     pub fn open(dir: &Path, dtype: DType, device: &Device) -> Result<Self> {
-        let path = FILES.iter().map(|name| dir.join(name)).find(|path| path.is_file());
-        let path = path.ok_or_else(|| {
-            ModelError::Weights(format!("none of {} in {}", FILES.join(", "), dir.display()))
-        })?;
-        if path.extension().is_some_and(|extension| extension == "safetensors") {
-            Self::from_safetensors(&path, dtype, device)
-        } else {
-            Self::from_pickle(&path, dtype, device)
-        }
-    }
-
-    fn from_safetensors(path: &Path, dtype: DType, device: &Device) -> Result<Self> {
-        let data = fs::read(path).map_err(|source| file_error(path, source))?;
-        let sha256 = hex(&Sha256::digest(&data));
-        let (_, header) = SafeTensors::read_metadata(&data)
-            .map_err(|error| ModelError::Weights(format!("{}: {error}", path.display())))?;
-        let sizes: Vec<(String, usize)> = header
-            .tensors()
-            .into_iter()
-            .map(|(name, info)| (name, info.shape.iter().product()))
-            .collect();
-        let builder = VarBuilder::from_buffered_safetensors(data, dtype, device)?;
-        Ok(Self::new(builder, &sizes, sha256))
-    }
-
-    fn from_pickle(path: &Path, dtype: DType, device: &Device) -> Result<Self> {
-        let sha256 = hash(path)?;
-        let tensors =
-            PthTensors::new(path, Some(FAIRSEQ_KEY)).or_else(|_| PthTensors::new(path, None))?;
-        let infos = tensors.tensor_infos().iter();
-        let sizes: Vec<(String, usize)> =
-            infos.map(|(name, info)| (name.clone(), info.layout.shape().elem_count())).collect();
-        if sizes.is_empty() {
-            return Err(ModelError::Weights(format!("{}: no tensors", path.display())));
-        }
-        let builder = VarBuilder::from_backend(Box::new(tensors), dtype, device.clone());
-        Ok(Self::new(builder, &sizes, sha256))
-    }
-
-    fn new(builder: VarBuilder<'static>, sizes: &[(String, usize)], sha256: String) -> Self {
-        let ported = sizes
-            .iter()
-            .any(|(name, _)| name.contains(PORT_MARKER) || name.contains(PORT_MARKER_PLAIN));
-        let builder = if ported { builder.rename_f(ported_name) } else { builder };
-        Self { builder, parameters: count(sizes), sha256 }
+        let file = Checkpoint::open(dir, &FILES, Some(FAIRSEQ_KEY), dtype, device)?;
+        let has = |marker| file.tensors.iter().any(|tensor| tensor.name.contains(marker));
+        let ported = has(PORT_MARKER) || has(PORT_MARKER_PLAIN);
+        // One matrix under three names is one matrix.
+        let tied = file.tensors.iter().find(|tensor| is_tied(&tensor.name));
+        let tied = tied.map(|tensor| tensor.name.clone());
+        let info = file.info("ofa", |tensor| is_used(tensor, tied.as_deref()));
+        let builder = if ported { file.builder.rename_f(ported_name) } else { file.builder };
+        Ok(Self { builder, info })
     }
 }
 
@@ -101,9 +59,15 @@ fn ported_name(name: &str) -> String {
     segments.collect::<Vec<_>>().join(".")
 }
 
-/// Counts what the network reads: not the copies of tied matrices, buffers, statistics, nor the
-/// decoder's image tables, which only picture generation uses.
-fn count(sizes: &[(String, usize)]) -> u64 {
+/// Whether the tensor is one of those that hold the same matrix.
+fn is_tied(name: &str) -> bool {
+    let tied = ["encoder.embed_tokens", "decoder.embed_tokens", "decoder.output_projection"];
+    tied.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Whether the network reads a tensor: not the copies of the tied matrix but `tied`, no buffers or
+/// statistics, nor the decoder's image tables, which only picture generation uses.
+fn is_used(tensor: &StoredTensor, tied: Option<&str>) -> bool {
     const UNUSED: [&str; 11] = [
         "decoder.image_rel_pos_table_list.",
         "decoder.embed_image_positions.",
@@ -117,37 +81,11 @@ fn count(sizes: &[(String, usize)]) -> u64 {
         ".version",
         "_float_tensor",
     ];
-    let tied = ["encoder.embed_tokens", "decoder.embed_tokens", "decoder.output_projection"];
-    let is_tied = |name: &str| tied.iter().any(|prefix| name.starts_with(prefix));
-    let own = sizes
-        .iter()
-        .filter(|(name, _)| !is_tied(name) && !UNUSED.iter().any(|part| name.contains(part)));
-    let shared = sizes.iter().find(|(name, _)| is_tied(name));
-    own.chain(shared).map(|(_, size)| *size as u64).sum()
-}
-
-/// Lower-case SHA-256 of a file.
-fn hash(path: &Path) -> Result<String> {
-    let mut file = File::open(path).map_err(|source| file_error(path, source))?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let read = file.read(&mut buffer).map_err(|source| file_error(path, source))?;
-        if read == 0 {
-            return Ok(hex(&hasher.finalize()));
-        }
-        hasher.update(&buffer[..read]);
+    let name = tensor.name.as_str();
+    if is_tied(name) {
+        return tied == Some(name);
     }
-}
-
-/// Lower-case hexadecimal digits.
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// An error of reading `path`.
-pub(super) fn file_error(path: &Path, source: std::io::Error) -> ModelError {
-    ModelError::File { path: PathBuf::from(path), source }
+    !UNUSED.iter().any(|part| name.contains(part))
 }
 
 #[cfg(test)]
@@ -175,16 +113,18 @@ mod tests {
 
     #[test]
     fn tied_matrices_count_once_and_buffers_not_at_all() {
-        let sizes = [
-            ("encoder.embed_tokens.weight", 100),
-            ("decoder.embed_tokens.weight", 100),
-            ("decoder.output_projection.weight", 100),
-            ("encoder.token_rp_bucket", 1000),
-            ("encoder.embed_images.bn1.running_mean", 7),
-            ("decoder.image_pos_ln.weight", 7),
-            ("encoder.layer_norm.weight", 4),
+        let used = [
+            ("encoder.embed_tokens.weight", true),
+            ("decoder.embed_tokens.weight", false),
+            ("decoder.output_projection.weight", false),
+            ("encoder.token_rp_bucket", false),
+            ("encoder.embed_images.bn1.running_mean", false),
+            ("decoder.image_pos_ln.weight", false),
+            ("encoder.layer_norm.weight", true),
         ];
-        let sizes: Vec<_> = sizes.iter().map(|&(name, n)| (name.to_owned(), n)).collect();
-        assert_eq!(count(&sizes), 104);
+        for (name, expected) in used {
+            let tensor = StoredTensor { name: name.to_owned(), elements: 1, is_bytes: false };
+            assert_eq!(is_used(&tensor, Some("encoder.embed_tokens.weight")), expected, "{name}");
+        }
     }
 }

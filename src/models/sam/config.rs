@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::models::checkpoint::read_json;
 use crate::models::{ModelError, Result};
 
 /// Which mask answers a prompt that is one box.
@@ -103,10 +104,7 @@ impl Config {
     /// # Errors
     /// When the file cannot be read, is not such a configuration, or contradicts itself.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ModelError::File { path: path.into(), source })?;
-        let config: Self = serde_json::from_str(&text)
-            .map_err(|error| ModelError::Weights(format!("{}: {error}", path.display())))?;
+        let config: Self = read_json(path)?;
         config.check()?;
         Ok(config)
     }

@@ -24,12 +24,12 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use sha2::{Digest, Sha256};
 
 pub use config::{BoxOutput, Config};
 pub use prompt::{PointPrompt, Prompt};
 
 use crate::mask::{MaskFrame, MaskLogits};
+use crate::models::checkpoint::Checkpoint;
 use crate::models::{
     ImageEmbedding, MaskPrediction, ModelError, ModelInfo, Result, SegmentInput, Segmenter,
 };
@@ -89,21 +89,9 @@ impl Sam {
     /// When a file is missing, is not what it should be, or lacks a tensor of the right shape.
     pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self> {
         let config = Config::read(&dir.join("config.json"))?;
-        let path = dir.join("model.safetensors");
-        let bytes = std::fs::read(&path).map_err(|source| ModelError::File { path, source })?;
-        let tensors = candle_core::safetensors::load_buffer(&bytes, device)?;
-        let parameters: usize = tensors.values().map(Tensor::elem_count).sum();
-        let hash: [u8; 32] = Sha256::digest(&bytes).into();
-        drop(bytes);
-        let info = ModelInfo {
-            architecture: "sam".to_owned(),
-            parameters: parameters as u64,
-            bytes: (parameters * dtype.size_in_bytes()) as u64,
-            dtype: dtype.as_str().to_owned(),
-            device: device_name(device),
-            sha256: hash.iter().map(|byte| format!("{byte:02x}")).collect(),
-        };
-        Self::new(config, VarBuilder::from_tensors(tensors, dtype, device), info)
+        let weights = Checkpoint::open(dir, &["model.safetensors"], None, dtype, device)?;
+        let info = weights.info("sam", |_| true);
+        Self::new(config, weights.builder, info)
     }
 
     /// Builds the network from the state dict's root.
@@ -283,15 +271,6 @@ fn stability(logits: &[f32], side: usize, frame: &MaskFrame, threshold: f32) -> 
         }
     }
     if outer == 0 { 0.0 } else { inner as f32 / outer as f32 }
-}
-
-/// `cpu`, `cuda:0`, …
-fn device_name(device: &Device) -> String {
-    match device.location() {
-        candle_core::DeviceLocation::Cpu => "cpu".to_owned(),
-        candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-        candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
-    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::path::Path;
 use candle_nn::Activation;
 use serde::Deserialize;
 
+use crate::models::checkpoint::read_json;
 use crate::models::{ModelError, Result};
 
 /// `config.json` of a tagger.
@@ -98,11 +99,7 @@ impl Config {
     /// # Errors
     /// The file is unreadable, or its values contradict each other.
     pub fn read(dir: &Path) -> Result<Self> {
-        let path = dir.join("config.json");
-        let bytes = std::fs::read(&path)
-            .map_err(|source| ModelError::File { path: path.clone(), source })?;
-        let config: Self = serde_json::from_slice(&bytes)
-            .map_err(|error| ModelError::Weights(format!("{}: {error}", path.display())))?;
+        let config: Self = read_json(&dir.join("config.json"))?;
         config.check()?;
         Ok(config)
     }

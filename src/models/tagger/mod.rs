@@ -89,7 +89,7 @@ impl TransformerTagger {
         let labels = LabelSet::parse(&config.labels)?;
         let tokenizer = Tokenizer::from_file(dir.join("tokenizer.json"))
             .map_err(|error| ModelError::Tokenizer(error.to_string()))?;
-        let Weights { builder: vb, parameters, sha256 } = Weights::open(dir, dtype, device)?;
+        let Weights { builder: vb, info } = Weights::open(dir, dtype, device)?;
         let hidden = config.encoder.hidden_size;
         let fine = (!config.fine_labels.is_empty()).then(|| {
             FineHead::load(&config.fine_labels, hidden, labels.types().len(), &vb.pp("fine"))
@@ -103,14 +103,7 @@ impl TransformerTagger {
             labels,
             config,
             device: device.clone(),
-            info: ModelInfo {
-                architecture: "transformer-crf".to_owned(),
-                parameters,
-                bytes: parameters * dtype.size_in_bytes() as u64,
-                dtype: dtype.as_str().to_owned(),
-                device: device_name(device),
-                sha256,
-            },
+            info,
         })
     }
 
@@ -235,13 +228,4 @@ fn located(entity: WordEntity, words: &[Word]) -> TaggedEntity {
     let span =
         CharSpan { start: words[entity.start].span.start, end: words[entity.end - 1].span.end };
     TaggedEntity { span, kind: entity.kind, score: entity.score, fine: entity.fine }
-}
-
-/// The device as [`ModelInfo`] spells it.
-fn device_name(device: &Device) -> String {
-    match device.location() {
-        candle_core::DeviceLocation::Cpu => "cpu".to_owned(),
-        candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-        candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
-    }
 }

@@ -1,0 +1,208 @@
+//! Weight files on disk: safetensors, or PyTorch's zip format.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use candle_core::pickle::PthTensors;
+use candle_core::{DType, Device, DeviceLocation};
+use candle_nn::VarBuilder;
+use safetensors::{Dtype, SafeTensors};
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+
+use super::{ModelError, ModelInfo, Result};
+
+/// An opened weight file.
+pub(super) struct Checkpoint {
+    /// Reads the tensors by the file's own names.
+    pub(super) builder: VarBuilder<'static>,
+    /// The tensors that the file holds.
+    pub(super) tensors: Vec<StoredTensor>,
+    /// Lower-case SHA-256 of the file.
+    sha256: String,
+}
+
+/// A tensor in a file.
+pub(super) struct StoredTensor {
+    /// The file's name for it.
+    pub(super) name: String,
+    /// Number of its elements.
+    pub(super) elements: u64,
+    /// Whether its elements are bytes, which stay bytes on the device.
+    pub(super) is_bytes: bool,
+}
+
+impl Checkpoint {
+    /// Opens the first of `files` that `dir` holds. A PyTorch file's state dict may lie under the
+    /// key `wrapper`.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be read.
+    pub(super) fn open(
+        dir: &Path,
+        files: &[&str],
+        wrapper: Option<&str>,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let path = files.iter().map(|name| dir.join(name)).find(|path| path.is_file());
+        let path = path.ok_or_else(|| {
+            ModelError::Weights(format!("none of {} in {}", files.join(", "), dir.display()))
+        })?;
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            Self::from_safetensors(&path, dtype, device)
+        } else {
+            Self::from_pickle(&path, wrapper, dtype, device)
+        }
+    }
+
+    fn from_safetensors(path: &Path, dtype: DType, device: &Device) -> Result<Self> {
+        let data = fs::read(path).map_err(|source| unreadable(path, source))?;
+        let sha256 = hex(&Sha256::digest(&data));
+        let (_, header) = SafeTensors::read_metadata(&data)
+            .map_err(|error| ModelError::Weights(format!("{}: {error}", path.display())))?;
+        let tensors = header.tensors().into_iter().map(|(name, info)| StoredTensor {
+            name,
+            elements: info.shape.iter().product::<usize>() as u64,
+            is_bytes: info.dtype == Dtype::U8,
+        });
+        let tensors = tensors.collect();
+        let builder = VarBuilder::from_buffered_safetensors(data, dtype, device)?;
+        Ok(Self { builder, tensors, sha256 })
+    }
+
+    fn from_pickle(
+        path: &Path,
+        wrapper: Option<&str>,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let sha256 = hash(path)?;
+        let tensors = PthTensors::new(path, wrapper).or_else(|_| PthTensors::new(path, None))?;
+        let stored: Vec<StoredTensor> = tensors
+            .tensor_infos()
+            .iter()
+            .map(|(name, info)| StoredTensor {
+                name: name.clone(),
+                elements: info.layout.shape().elem_count() as u64,
+                is_bytes: info.dtype == DType::U8,
+            })
+            .collect();
+        if stored.is_empty() {
+            return Err(ModelError::Weights(format!("{}: no tensors", path.display())));
+        }
+        let builder = VarBuilder::from_backend(Box::new(tensors), dtype, device.clone());
+        Ok(Self { builder, tensors: stored, sha256 })
+    }
+
+    /// What is told of a model that holds the tensors for which `used` is true.
+    pub(super) fn info(
+        &self,
+        architecture: &str,
+        used: impl Fn(&StoredTensor) -> bool,
+    ) -> ModelInfo {
+        let dtype = self.builder.dtype();
+        let width = |tensor: &StoredTensor| match tensor.is_bytes {
+            true => 1,
+            false => dtype.size_in_bytes() as u64,
+        };
+        let used = || self.tensors.iter().filter(|tensor| used(tensor));
+        ModelInfo {
+            architecture: architecture.to_owned(),
+            parameters: used().map(|tensor| tensor.elements).sum(),
+            bytes: used().map(|tensor| tensor.elements * width(tensor)).sum(),
+            dtype: dtype.as_str().to_owned(),
+            device: device_name(self.builder.device()),
+            sha256: self.sha256.clone(),
+        }
+    }
+}
+
+/// The JSON file at `path`.
+///
+/// # Errors
+/// It is missing, or not what `T` is read from.
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let bytes = fs::read(path).map_err(|source| unreadable(path, source))?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| ModelError::Weights(format!("{}: {error}", path.display())))
+}
+
+/// An error of reading `path`.
+pub(super) fn unreadable(path: &Path, source: std::io::Error) -> ModelError {
+    ModelError::File { path: PathBuf::from(path), source }
+}
+
+/// The device as [`ModelInfo`] spells it: `cpu`, `cuda:0`, …
+pub fn device_name(device: &Device) -> String {
+    match device.location() {
+        DeviceLocation::Cpu => "cpu".to_owned(),
+        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+    }
+}
+
+/// Lower-case SHA-256 of a file that may be large.
+fn hash(path: &Path) -> Result<String> {
+    let mut file = File::open(path).map_err(|source| unreadable(path, source))?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let read = file.read(&mut buffer).map_err(|source| unreadable(path, source))?;
+        if read == 0 {
+            return Ok(hex(&hasher.finalize()));
+        }
+        hasher.update(&buffer[..read]);
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Tensor;
+
+    use super::*;
+
+    #[test]
+    fn a_file_says_what_it_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let cpu = Device::Cpu;
+        let tensors = std::collections::HashMap::from([
+            ("table".to_owned(), Tensor::zeros((3, 5), DType::U8, &cpu).unwrap()),
+            ("weight".to_owned(), Tensor::zeros((2, 4), DType::F16, &cpu).unwrap()),
+            ("unused".to_owned(), Tensor::zeros(100, DType::F32, &cpu).unwrap()),
+        ]);
+        let path = dir.path().join("model.safetensors");
+        candle_core::safetensors::save(&tensors, &path).unwrap();
+        let files = ["model.pt", "model.safetensors"];
+        let file = Checkpoint::open(dir.path(), &files, None, DType::F32, &cpu).unwrap();
+        let info = file.info("test", |tensor| tensor.name != "unused");
+        assert_eq!((info.parameters, info.bytes), (15 + 8, 15 + 8 * 4));
+        assert_eq!((info.device.as_str(), info.dtype.as_str()), ("cpu", "f32"));
+        assert_eq!(info.sha256, hash(&path).unwrap());
+        assert_eq!(file.builder.get((2, 4), "weight").unwrap().dtype(), DType::F32);
+    }
+
+    #[test]
+    fn what_is_missing_or_broken_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || {
+            let files = ["model.safetensors", "model.pt"];
+            match Checkpoint::open(dir.path(), &files, Some("model"), DType::F32, &Device::Cpu) {
+                Ok(_) => panic!("opened"),
+                Err(error) => error.to_string(),
+            }
+        };
+        assert!(open().contains("none of model.safetensors, model.pt"), "{}", open());
+        fs::write(dir.path().join("model.pt"), b"not a zip").unwrap();
+        assert!(!open().contains("none of"), "{}", open());
+        fs::write(dir.path().join("model.safetensors"), b"short").unwrap();
+        assert!(open().contains("model.safetensors"), "{}", open());
+        let read = read_json::<Vec<u32>>(&dir.path().join("model.pt")).unwrap_err();
+        assert!(read.to_string().contains("model.pt"), "{read}");
+    }
+}
