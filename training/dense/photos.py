@@ -4,6 +4,7 @@
 
 Per photo: `rgb`, `set`, `split` (train / heldout), `gold` [[x1, y1, x2, y2 (fractions), class]], `full` (classes
 whose instances are all boxed: their absence is certain), `labels` (classes shown, place unknown), `pseudo`.
+`cutouts`: by class, RGBA pictures of the training photos' masked instances, to paste onto others.
 """
 
 import json
@@ -13,6 +14,7 @@ import sys
 
 import numpy as np
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 SIDE = 320
 COCO = None
@@ -57,13 +59,27 @@ def known(dataset, image, coco):
     return [], []
 
 
+def cutout(rgb, annotation, w, h):
+    """An instance alone on a transparent ground, or nothing where it is small or has no mask."""
+    shape = annotation.get("segmentation")
+    x, y, bw, bh = annotation["bbox"]
+    if not shape or bw * bh < 0.02 * w * h or max(bw, bh) < 48:
+        return None
+    rle = coco_mask.frPyObjects(shape, h, w)
+    mask = coco_mask.decode(coco_mask.merge(rle) if isinstance(rle, list) else rle) * 255
+    small = np.array(Image.fromarray(mask).resize((rgb.shape[1], rgb.shape[0]), Image.BILINEAR))
+    k = rgb.shape[1] / w
+    x1, y1, x2, y2 = int(x * k), int(y * k), int(np.ceil((x + bw) * k)), int(np.ceil((y + bh) * k))
+    return np.dstack([rgb[y1:y2, x1:x2], small[y1:y2, x1:x2]])
+
+
 def main():
     data, pseudo_file, out = sys.argv[1:]
     pseudo = json.load(open(pseudo_file))
     demo = {e["file"].split("_")[1] for e in json.load(open(f"{data}/demo_photos/manifest.json"))}
     coco_json = json.load(open(f"{data}/photos/coco_mini/instances.json"))
     coco = [c["name"] for c in coco_json["categories"]]
-    photos = []
+    photos, cutouts = [], {}
     for dataset in sorted(os.listdir(f"{data}/photos")):
         j = json.load(open(f"{data}/photos/{dataset}/instances.json"))
         classes = {c["id"]: name(dataset, c["name"]) for c in j["categories"]}
@@ -79,6 +95,7 @@ def main():
             k = SIDE / max(w, h)
             if k < 1:
                 pil = pil.resize((max(1, round(w * k)), max(1, round(h * k))), Image.BILINEAR)
+            rgb = np.array(pil)
             gold, crowd = [], set()
             for a in by_image.get(im["id"], []):
                 c = classes[a["category_id"]]
@@ -91,12 +108,16 @@ def main():
                     continue
                 x, y, bw, bh = a["bbox"]
                 gold.append([x / w, y / h, (x + bw) / w, (y + bh) / h, c])
+                whole = split == "train" and (dataset == "coco_mini" or c == "person")
+                if whole and (piece := cutout(rgb, a, w, h)) is not None:
+                    cutouts.setdefault(c, []).append(piece)
             full, labels = known(dataset, im, coco)
             rows = [r[:4] + [coco[r[4]], r[5]] for r in pseudo[f"{dataset}/{im['file_name']}"]]
-            photos.append({"set": dataset, "file": im["file_name"], "split": split, "rgb": np.array(pil),
+            photos.append({"set": dataset, "file": im["file_name"], "split": split, "rgb": rgb,
                            "size": (w, h), "gold": gold, "full": [c for c in full if c not in crowd],
                            "labels": labels, "pseudo": rows, "names": im["labels"][1:] if dataset == "sports_celebs" else []})
-    pickle.dump({"coco": coco, "photos": photos}, open(out, "wb"))
+    pickle.dump({"coco": coco, "photos": photos, "cutouts": cutouts}, open(out, "wb"))
+    print(sum(map(len, cutouts.values())), "cutouts of", len(cutouts), "classes")
     print(len(photos), sum(p["split"] == "train" for p in photos), sum(p["rgb"].nbytes for p in photos) >> 20, "MiB")
 
 

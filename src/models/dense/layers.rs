@@ -1,35 +1,75 @@
-//! Convolutions with bias, as both parts of the trunk use them. Batch normalisation is folded into
-//! them when a checkpoint is exported.
+//! Convolutions with bias and activation. Batch normalisation is folded into them when a checkpoint
+//! is exported.
 
-use candle_core::Tensor;
-use candle_nn::{Conv2d, Conv2dConfig, VarBuilder};
+use candle_core::{D, Tensor};
+use candle_nn::VarBuilder;
 
 use crate::models::Result;
+use crate::models::ops::{Activation, Depthwise, bias_activate};
 
 /// A 1×1 convolution: a matrix product, which candle does faster than a convolution.
 pub(super) struct Pointwise {
     weight: Tensor,
     bias: Tensor,
+    activation: Activation,
 }
 
 impl Pointwise {
-    pub(super) fn new(from: usize, to: usize, vb: VarBuilder) -> Result<Self> {
+    pub(super) fn new(
+        (from, to): (usize, usize),
+        activation: Activation,
+        vb: VarBuilder,
+    ) -> Result<Self> {
         let weight = vb.get((to, from, 1, 1), "weight")?.reshape((to, from))?;
-        let bias = vb.get(to, "bias")?.reshape((1, to, 1))?;
-        Ok(Self { weight, bias })
+        Ok(Self { weight, bias: vb.get(to, "bias")?, activation })
     }
 
     /// `[batch, from, height, width]` to `[batch, to, height, width]`.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, _, height, width) = x.dims4()?;
-        let flat = x.flatten_from(2)?;
-        let y = self.weight.broadcast_matmul(&flat)?.broadcast_add(&self.bias)?;
+        let y = self.weight.broadcast_matmul(&x.flatten_from(2)?)?;
+        let y = bias_activate(y, &self.bias, self.activation)?;
         Ok(y.reshape((batch, (), height, width))?)
     }
 }
 
-/// A 3×3 convolution with padding 1.
-pub(super) fn conv3(from: usize, to: usize, stride: usize, vb: VarBuilder) -> Result<Conv2d> {
-    let config = Conv2dConfig { padding: 1, stride, ..Default::default() };
-    Ok(candle_nn::conv2d(from, to, 3, config, vb)?)
+/// A 3×3 convolution that keeps the sides or halves them (then padded below and on the right).
+pub(super) struct Conv3 {
+    weight: Tensor,
+    bias: Tensor,
+    stride: usize,
+    activation: Activation,
+}
+
+impl Conv3 {
+    pub(super) fn new(
+        (from, to): (usize, usize),
+        stride: usize,
+        activation: Activation,
+        vb: VarBuilder,
+    ) -> Result<Self> {
+        let weight = vb.get((to, from, 3, 3), "weight")?;
+        Ok(Self { weight, bias: vb.get(to, "bias")?, stride, activation })
+    }
+
+    /// `[batch, from, height, width]` with even sides to `[batch, to, height/stride, width/stride]`.
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let y = if self.stride == 1 {
+            x.conv2d(&self.weight, 1, 1, 1, 1)?
+        } else {
+            let x = x.pad_with_zeros(D::Minus2, 0, 1)?.pad_with_zeros(D::Minus1, 0, 1)?;
+            x.conv2d(&self.weight, 0, self.stride, 1, 1)?
+        };
+        Ok(bias_activate(y, &self.bias, self.activation)?)
+    }
+}
+
+/// A depthwise convolution with ReLU6.
+pub(super) fn depthwise(
+    channels: usize,
+    (kernel, stride): (usize, usize),
+    vb: VarBuilder,
+) -> Result<Depthwise> {
+    let weight = vb.get((channels, 1, kernel, kernel), "weight")?;
+    Ok(Depthwise::new(weight, vb.get(channels, "bias")?, stride, Activation::Relu6)?)
 }

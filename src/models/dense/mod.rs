@@ -1,7 +1,7 @@
 //! A compact text-conditioned dense network that entails and grounds in one pass.
 //!
-//! No paper: the design is ours, in the manner of one-stage detectors. A residual trunk of plain
-//! convolutions and a feature pyramid give each cell (stride 8) features and an embedding; a text
+//! No paper: the design is ours, in the manner of one-stage detectors. The trunk of an
+//! EfficientNet-Lite and a feature pyramid give each cell (stride 8) features and an embedding; a text
 //! encoder of one transformer layer over a frozen table of word vectors turns the referring
 //! expression into a vector. Its products with the cells' embeddings are two maps: where instances
 //! are (*presence*) and which cell to ask (*selection*). Boxes are read from the best selected cells
@@ -15,7 +15,6 @@
 //! Everything that depends on the picture alone (the [`Scene`]) is computed once per picture and
 //! kept for a while, for all its entities and for both roles.
 
-mod cache;
 mod config;
 mod decode;
 mod layers;
@@ -23,27 +22,24 @@ mod network;
 mod text;
 mod trunk;
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, DeviceLocation, Tensor};
-use candle_nn::VarBuilder;
-use safetensors::SafeTensors;
-use sha2::{Digest, Sha256};
+use candle_core::{DType, Device, Tensor};
 
 pub use config::Config;
 pub use network::{CellBox, Dense, Maps};
 pub use text::{ExpressionTokenizer, TextEncoder, Tokens};
 pub use trunk::{Scene, Trunk};
 
+use super::checkpoint::{Checkpoint, read_json};
+use super::memo::PictureMemo;
 use super::{
     EntailInput, Entailer, Entailment, GroundInput, Grounder, Grounding, ModelError, ModelInfo,
     Result,
 };
+use crate::vision::Picture;
 use crate::vision::resize::Filter;
-use crate::vision::{Picture, PictureDigest};
-use cache::SceneCache;
 
 /// Bytes of scenes kept between calls: about 25 pictures of the nano pack.
 const CACHE_BYTES: usize = 16 << 20;
@@ -58,7 +54,7 @@ struct Shared {
     network: Dense,
     tokenizer: ExpressionTokenizer,
     config: Config,
-    cache: SceneCache,
+    scenes: PictureMemo<Scene>,
     info: ModelInfo,
     device: Device,
     dtype: DType,
@@ -70,30 +66,16 @@ impl DenseGrounding {
     /// # Errors
     /// A file is missing, malformed or contradicts another.
     pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self> {
-        let config: Config = serde_json::from_slice(&read(&dir.join("config.json"))?)
-            .map_err(|error| ModelError::Weights(format!("config.json: {error}")))?;
+        let config: Config = read_json(&dir.join("config.json"))?;
         config.validate()?;
         let tokenizer = ExpressionTokenizer::open(dir, &config)?;
-        let data = read(&dir.join("model.safetensors"))?;
-        let sha256 = Sha256::digest(&data).iter().map(|byte| format!("{byte:02x}")).collect();
-        let (_, header) = SafeTensors::read_metadata(&data)
-            .map_err(|error| ModelError::Weights(format!("model.safetensors: {error}")))?;
-        let size = |info: &safetensors::tensor::TensorInfo| info.shape.iter().product::<usize>();
-        let parameters = header.tensors().values().map(|info| size(info) as u64).sum();
-        let vb = VarBuilder::from_buffered_safetensors(data, dtype, device)?;
-        let info = ModelInfo {
-            architecture: "dense".to_owned(),
-            parameters,
-            bytes: parameters * dtype.size_in_bytes() as u64,
-            dtype: dtype.as_str().to_owned(),
-            device: device_name(device),
-            sha256,
-        };
+        let weights = Checkpoint::open(dir, &["model.safetensors"], None, dtype, device)?;
+        let info = weights.info("dense", |_| true);
         let shared = Shared {
-            network: Dense::new(&config, vb)?,
+            network: Dense::new(&config, weights.builder)?,
             tokenizer,
             config,
-            cache: SceneCache::new(CACHE_BYTES),
+            scenes: PictureMemo::new(CACHE_BYTES),
             info,
             device: device.clone(),
             dtype,
@@ -106,32 +88,10 @@ impl Shared {
     /// The scenes of pictures, in their order. The trunk runs once for equal pictures, and not at
     /// all for those seen lately.
     fn scenes(&self, pictures: &[&Picture]) -> Result<Vec<Scene>> {
-        let mut known: Vec<(PictureDigest, Scene)> = Vec::new();
-        let mut fresh: Vec<&Picture> = Vec::new();
-        for &picture in pictures {
-            let digest = picture.digest();
-            if known.iter().any(|(other, _)| *other == digest)
-                || fresh.iter().any(|other| other.digest() == digest)
-            {
-                continue;
-            }
-            match self.cache.get(&digest) {
-                Some(scene) => known.push((digest, scene)),
-                None => fresh.push(picture),
-            }
-        }
-        if !fresh.is_empty() {
+        self.scenes.of(pictures, |fresh| {
             let pixels = fresh.iter().map(|picture| self.pixels(picture));
-            let pixels = Tensor::cat(&pixels.collect::<Result<Vec<_>>>()?, 0)?;
-            for (picture, scene) in fresh.iter().zip(self.network.look(&pixels)?) {
-                self.cache.put(picture.digest(), scene.clone());
-                known.push((picture.digest(), scene));
-            }
-        }
-        let of = |picture: &&Picture| {
-            known.iter().find(|(digest, _)| *digest == picture.digest()).map(|(_, s)| s.clone())
-        };
-        Ok(pictures.iter().filter_map(of).collect())
+            self.network.look(&Tensor::cat(&pixels.collect::<Result<Vec<_>>>()?, 0)?)
+        })
     }
 
     /// A picture squashed to the network's square, bilinear, from 0..255 to −1..1:
@@ -223,17 +183,4 @@ impl Grounder for DenseGrounding {
 
 fn sigmoid(logit: f32) -> f32 {
     1.0 / (1.0 + (-logit).exp())
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|source| ModelError::File { path: path.to_owned(), source })
-}
-
-/// The device as `ModelInfo` names it.
-fn device_name(device: &Device) -> String {
-    match device.location() {
-        DeviceLocation::Cpu => "cpu".to_owned(),
-        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-        DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
-    }
 }

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use candle_core::{D, Device, Module, Tensor};
-use candle_nn::{LayerNorm, Linear, VarBuilder, layer_norm, linear, ops::softmax_last_dim};
+use candle_core::{D, DType, Device, Module, Tensor};
+use candle_nn::{Init, LayerNorm, Linear, VarBuilder, layer_norm, linear, ops::softmax_last_dim};
 use tokenizers::Tokenizer;
 
 use super::config::Config;
@@ -15,6 +15,9 @@ const EPSILON: f64 = 1e-5;
 /// Characters of a name or an expansion that are tokenised. Far more than the word pieces that are
 /// read; it keeps the work bounded for names of any length.
 const MAX_CHARACTERS: usize = 512;
+
+/// The byte of the word table that means zero.
+const ZERO: f64 = 128.0;
 
 /// The type's row where an expression states none.
 const NO_TYPE: u32 = EntityType::ALL.len() as u32;
@@ -101,7 +104,10 @@ fn split(expression: &str) -> (&str, u32, &str) {
 
 /// One transformer layer over the word pieces, and attention pooling.
 pub struct TextEncoder {
+    /// Bytes `[vocabulary, word]`; 128 is zero.
     table: Tensor,
+    /// The value of one step of each row `[vocabulary, 1]`.
+    step: Tensor,
     word: Linear,
     position: Tensor,
     kind: Tensor,
@@ -125,7 +131,13 @@ impl TextEncoder {
         let d = config.text;
         let positions = config.name_tokens + config.tail_tokens;
         Ok(Self {
-            table: vb.get((config.vocabulary, config.word), "table")?,
+            table: vb.get_with_hints_dtype(
+                (config.vocabulary, config.word),
+                "table",
+                Init::Const(ZERO),
+                DType::U8,
+            )?,
+            step: vb.get(config.vocabulary, "table_step")?.unsqueeze(1)?,
             word: linear(config.word, d, vb.pp("word"))?,
             position: vb.get((positions, d), "position")?,
             kind: vb.get((NO_TYPE as usize + 1, d), "kind")?,
@@ -154,7 +166,10 @@ impl TextEncoder {
     /// A tensor operation failed; an id or a position is outside its table.
     pub fn forward(&self, tokens: &Tokens) -> Result<Tensor> {
         let index = |rows: &[u32]| Tensor::new(rows, &self.device);
-        let words = self.table.index_select(&index(&tokens.ids)?, 0)?;
+        let ids = index(&tokens.ids)?;
+        let step = self.step.index_select(&ids, 0)?;
+        let steps = self.table.index_select(&ids, 0)?.to_dtype(step.dtype())?;
+        let words = (steps - ZERO)?.broadcast_mul(&step)?;
         let position = self.position.index_select(&index(&tokens.positions)?, 0)?;
         let kind = self.kind.narrow(0, tokens.kind as usize, 1)?;
         let x = (self.word.forward(&words)? + position)?.broadcast_add(&kind)?;

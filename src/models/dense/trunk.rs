@@ -1,47 +1,43 @@
-//! The part that looks at the picture alone: residual trunk and feature pyramid.
+//! The part that looks at the picture alone: a trunk of inverted residuals (EfficientNet-Lite, Tan
+//! and Le 2019 without squeeze-and-excitation, ReLU6 for swish) and a feature pyramid.
 
 use candle_core::{D, Module, Tensor};
-use candle_nn::{Conv2d, Linear, VarBuilder, linear};
+use candle_nn::{Linear, VarBuilder, linear};
 
-use super::config::Config;
-use super::layers::{Pointwise, conv3};
-use crate::models::Result;
+use super::config::{Config, Stage};
+use super::layers::{Conv3, Pointwise, depthwise};
+use crate::models::memo::Footprint;
+use crate::models::ops::{Activation, Depthwise};
+use crate::models::{ModelError, Result};
 
-/// Two convolutions around a shortcut.
-struct Block {
-    first: Conv2d,
-    second: Conv2d,
+/// Expand, filter each channel, project; around a shortcut where sides and channels stay.
+struct Inverted {
+    expand: Option<Pointwise>,
+    depth: Depthwise,
+    project: Pointwise,
+    shortcut: bool,
 }
 
-impl Block {
-    fn new(channels: usize, vb: VarBuilder) -> Result<Self> {
-        let first = conv3(channels, channels, 1, vb.pp("a"))?;
-        let second = conv3(channels, channels, 1, vb.pp("b"))?;
-        Ok(Self { first, second })
+impl Inverted {
+    fn new(from: usize, stage: &Stage, stride: usize, vb: VarBuilder) -> Result<Self> {
+        let wide = from * stage.expansion;
+        let expand = (stage.expansion > 1)
+            .then(|| Pointwise::new((from, wide), Activation::Relu6, vb.pp("expand")))
+            .transpose()?;
+        let to = (wide, stage.channels);
+        Ok(Self {
+            expand,
+            depth: depthwise(wide, (stage.kernel, stride), vb.pp("depth"))?,
+            project: Pointwise::new(to, Activation::None, vb.pp("project"))?,
+            shortcut: stride == 1 && from == stage.channels,
+        })
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = self.second.forward(&self.first.forward(x)?.relu()?)?;
-        Ok((x + y)?.relu()?)
-    }
-}
-
-/// A convolution that halves the sides, and residual blocks.
-struct Stage {
-    entry: Conv2d,
-    blocks: Vec<Block>,
-}
-
-impl Stage {
-    fn new(from: usize, (to, blocks): (usize, usize), vb: VarBuilder) -> Result<Self> {
-        let entry = conv3(from, to, 2, vb.pp(0))?;
-        let blocks = (1..=blocks).map(|i| Block::new(to, vb.pp(i))).collect::<Result<_>>()?;
-        Ok(Self { entry, blocks })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = self.entry.forward(x)?.relu()?;
-        self.blocks.iter().try_fold(x, |x, block| block.forward(&x))
+        let expanded = self.expand.as_ref().map(|layer| layer.forward(x)).transpose()?;
+        let y = self.depth.forward(expanded.as_ref().unwrap_or(x))?;
+        let y = self.project.forward(&y)?;
+        if self.shortcut { Ok((x + y)?) } else { Ok(y) }
     }
 }
 
@@ -56,25 +52,24 @@ pub struct Scene {
     pub summary: Tensor,
 }
 
-impl Scene {
-    /// Bytes that the tensors take on the device.
-    pub fn bytes(&self) -> usize {
-        let size = |tensor: &Tensor| tensor.elem_count() * tensor.dtype().size_in_bytes();
-        size(&self.cells) + size(&self.embedding) + size(&self.summary)
+impl Footprint for Scene {
+    fn bytes(&self) -> usize {
+        self.cells.bytes() + self.embedding.bytes() + self.summary.bytes()
     }
 }
 
 /// Trunk and pyramid.
 pub struct Trunk {
-    stem: Vec<Conv2d>,
-    stages: [Stage; 3],
+    stem: Conv3,
+    /// Rows of blocks, each with the stride of what comes out.
+    stages: Vec<(Vec<Inverted>, usize)>,
     context: Linear,
     top: Pointwise,
     mid: Pointwise,
-    merge: Conv2d,
+    merge: Conv3,
     down: Pointwise,
     low: Pointwise,
-    fine: Conv2d,
+    fine: Conv3,
     embed: Pointwise,
 }
 
@@ -84,31 +79,33 @@ impl Trunk {
     /// # Errors
     /// A tensor is missing or has another shape.
     pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
-        let mut channels = 3;
-        let mut stem = Vec::new();
-        for (i, &out) in config.stem.iter().enumerate() {
-            let stride = if i < 2 { 2 } else { 1 };
-            stem.push(conv3(channels, out, stride, vb.pp("stem").pp(i))?);
-            channels = out;
+        let mut channels = config.stem;
+        let mut stages = Vec::new();
+        for (i, (stage, at)) in config.strides().enumerate() {
+            let vb = vb.pp("stages").pp(i);
+            let mut blocks = Vec::new();
+            for block in 0..stage.blocks {
+                let stride = if block == 0 { stage.stride } else { 1 };
+                blocks.push(Inverted::new(channels, stage, stride, vb.pp(block))?);
+                channels = stage.channels;
+            }
+            stages.push((blocks, at));
         }
-        let [s8, s16, s32] = config.stages;
-        let stages = vb.pp("stages");
+        let missing = || ModelError::Weights("config.json: a stage is missing".to_owned());
+        let [c8, c16, c32] = config.taps().ok_or_else(missing)?;
         let [p16, p8] = config.pyramid;
+        let (plain, relu) = (Activation::None, Activation::Relu);
         Ok(Self {
-            stem,
-            stages: [
-                Stage::new(channels, s8, stages.pp(0))?,
-                Stage::new(s8.0, s16, stages.pp(1))?,
-                Stage::new(s16.0, s32, stages.pp(2))?,
-            ],
-            context: linear(s32.0, s32.0, vb.pp("context"))?,
-            top: Pointwise::new(s32.0, p16, vb.pp("top"))?,
-            mid: Pointwise::new(s16.0, p16, vb.pp("mid"))?,
-            merge: conv3(p16, p16, 1, vb.pp("merge"))?,
-            down: Pointwise::new(p16, p8, vb.pp("down"))?,
-            low: Pointwise::new(s8.0, p8, vb.pp("low"))?,
-            fine: conv3(p8, p8, 1, vb.pp("fine"))?,
-            embed: Pointwise::new(p8, config.embedding, vb.pp("embed"))?,
+            stem: Conv3::new((3, config.stem), 2, Activation::Relu6, vb.pp("stem"))?,
+            stages,
+            context: linear(c32, c32, vb.pp("context"))?,
+            top: Pointwise::new((c32, p16), plain, vb.pp("top"))?,
+            mid: Pointwise::new((c16, p16), plain, vb.pp("mid"))?,
+            merge: Conv3::new((p16, p16), 1, relu, vb.pp("merge"))?,
+            down: Pointwise::new((p16, p8), plain, vb.pp("down"))?,
+            low: Pointwise::new((c8, p8), plain, vb.pp("low"))?,
+            fine: Conv3::new((p8, p8), 1, relu, vb.pp("fine"))?,
+            embed: Pointwise::new((p8, config.embedding), plain, vb.pp("embed"))?,
         })
     }
 
@@ -117,21 +114,14 @@ impl Trunk {
     /// # Errors
     /// A tensor operation failed.
     pub fn forward(&self, pixels: &Tensor) -> Result<Vec<Scene>> {
-        let mut x = pixels.clone();
-        for conv in &self.stem {
-            x = conv.forward(&x)?.relu()?;
-        }
-        let [s8, s16, s32] = &self.stages;
-        let c8 = s8.forward(&x)?;
-        let c16 = s16.forward(&c8)?;
-        let c32 = s32.forward(&c16)?;
+        let [c8, c16, c32] = self.maps(pixels)?;
         let summary = c32.mean((2, 3))?;
         let context = self.context.forward(&summary)?.unsqueeze(D::Minus1)?;
         let c32 = c32.broadcast_add(&context.unsqueeze(D::Minus1)?)?;
         let middle = (self.mid.forward(&c16)? + double(&self.top.forward(&c32)?)?)?.relu()?;
-        let middle = self.merge.forward(&middle)?.relu()?;
+        let middle = self.merge.forward(&middle)?;
         let fine = (self.low.forward(&c8)? + double(&self.down.forward(&middle)?)?)?.relu()?;
-        let fine = self.fine.forward(&fine)?.relu()?;
+        let fine = self.fine.forward(&fine)?;
         let embedding = self.embed.forward(&fine)?;
         (0..pixels.dim(0)?)
             .map(|i| {
@@ -143,6 +133,23 @@ impl Trunk {
                 })
             })
             .collect()
+    }
+
+    /// The trunk's maps at strides 8, 16 and 32.
+    fn maps(&self, pixels: &Tensor) -> Result<[Tensor; 3]> {
+        let mut x = self.stem.forward(pixels)?;
+        let [mut c8, mut c16] = [x.clone(), x.clone()];
+        for (blocks, stride) in &self.stages {
+            for block in blocks {
+                x = block.forward(&x)?;
+            }
+            match stride {
+                8 => c8 = x.clone(),
+                16 => c16 = x.clone(),
+                _ => {}
+            }
+        }
+        Ok([c8, c16, x])
     }
 }
 

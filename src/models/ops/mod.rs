@@ -1,0 +1,25 @@
+//! Fused operations for the CPU, where candle's own are many times slower than the hardware.
+//!
+//! Each is a custom operation of candle for `f32` on the CPU; on any other device or type the same
+//! value is composed of candle's operations. Tests hold the two together.
+
+mod activation;
+mod depthwise;
+
+pub use activation::{Activation, bias_activate};
+pub use depthwise::Depthwise;
+
+use candle_core::{CpuStorage, DType, Error, Layout, Result, Tensor};
+
+/// Whether the fused form serves this tensor.
+fn fused(x: &Tensor) -> bool {
+    x.device().is_cpu() && x.dtype() == DType::F32
+}
+
+/// The values of a contiguous `f32` tensor.
+fn values<'a>(storage: &'a CpuStorage, layout: &Layout, what: &str) -> Result<&'a [f32]> {
+    match (layout.contiguous_offsets(), storage) {
+        (Some((start, end)), CpuStorage::F32(values)) => Ok(&values[start..end]),
+        _ => Err(Error::msg(format!("{what}: needs contiguous f32"))),
+    }
+}
