@@ -1,6 +1,7 @@
 //! The committed documents are what the code makes.
 
 use riveg::http::openapi;
+use riveg::http::problem::Code;
 use serde_json::Value;
 
 fn committed(name: &str) -> Value {
@@ -33,4 +34,13 @@ fn every_operation_has_a_stable_id_and_every_error() {
     let expected =
         ["info", "livez", "metrics", "readyz", "segment", "smner", "smner_batch", "startupz"];
     assert_eq!(ids, expected);
+}
+
+/// Generated clients make an enumeration of them and fail on any other.
+#[test]
+fn the_codes_in_the_document_are_those_on_the_wire() {
+    let names: Vec<Value> = Code::ALL.iter().map(|code| code.name().into()).collect();
+    for document in [openapi::document_3_1(), openapi::document_3_0()] {
+        assert_eq!(document["components"]["schemas"]["Code"]["enum"], Value::Array(names.clone()));
+    }
 }

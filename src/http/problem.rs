@@ -13,8 +13,10 @@ use crate::vision::DecodeError;
 /// The media type of every error.
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
+// `$name` is a `tt`: utoipa does not look into the group that a `literal` comes wrapped in, and
+// would write the variants' Rust names into the document.
 macro_rules! codes {
-    ($( $(#[doc = $doc:literal])+ $variant:ident = $name:literal, $status:literal, $title:literal; )*) => {
+    ($( $(#[doc = $doc:literal])+ $variant:ident = $name:tt, $status:literal, $title:literal; )*) => {
         /// Everything that can go wrong, as clients see it. Closed: a code, its status and its
         /// metric label stand in one table.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
