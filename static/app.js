@@ -25,9 +25,13 @@ async function choose(file) {
   // Another file may have been chosen meanwhile.
   if (picture.file !== file || !bitmap) return;
   picture.bitmap = bitmap;
+  showPlain(bitmap);
+  page.view.hidden = false;
+}
+
+function showPlain(bitmap) {
   drawPicture(page.canvas, bitmap, bitmap);
   page.canvas.setAttribute("aria-label", "Your picture");
-  page.view.hidden = false;
 }
 
 function firstPicture(transfer) {
@@ -64,6 +68,8 @@ async function onSubmit(event) {
   }
   const sent = { file: picture.file, bitmap: picture.bitmap, text: page.text.value };
   busy(true);
+  // What an earlier answer marked says nothing about this text.
+  if (sent.bitmap) showPlain(sent.bitmap);
   try {
     const answer = await ask(sent);
     if (picture.file === sent.file) show(answer, sent);
