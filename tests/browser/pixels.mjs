@@ -1,0 +1,75 @@
+// What the page looks like, in numbers.
+
+/** A picture's file turned into a PNG by the browser. */
+export async function toPng(page, file) {
+  const url = await page.evaluate(async (data) => {
+    const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+    const bitmap = await createImageBitmap(new Blob([bytes]));
+    const canvas = document.createElement("canvas");
+    canvas.width = bitmap.width;
+    canvas.height = bitmap.height;
+    canvas.getContext("2d").drawImage(bitmap, 0, 0);
+    return canvas.toDataURL("image/png");
+  }, file.toString("base64"));
+  return Buffer.from(url.slice(url.indexOf(",") + 1), "base64");
+}
+
+/** The canvas: its size and its pixels, four bytes each. */
+export async function pixelsOf(page) {
+  return page.locator("#canvas").evaluate((canvas) => {
+    const { width, height } = canvas;
+    const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+    return { width, height, data: [...data] };
+  });
+}
+
+/** Box lines and the label's letters have this much room around them, in pixels. */
+const LINE = 4;
+const LABEL = 20;
+
+/** The share of pixels that were painted over where the entity's mask has them, and left alone
+ * elsewhere; box lines and label, which hide what is below, do not count. */
+export function overlayAgreement(plain, drawn, { box: [x1, y1, x2, y2], mask }) {
+  const inside = insideOf(mask);
+  const near = (value, line) => Math.abs(value - line) < LINE;
+  let agreeing = 0;
+  let all = 0;
+  for (let y = Math.ceil(Math.max(y1, LABEL)); y < plain.height; y += 1) {
+    for (let x = 0; x < plain.width; x += 1) {
+      if (near(x, x1) || near(x, x2) || near(y, y1) || near(y, y2)) continue;
+      const at = (y * plain.width + x) * 4;
+      const painted = [0, 1, 2].some((channel) => plain.data[at + channel] !== drawn.data[at + channel]);
+      agreeing += painted === inside[x * plain.height + y] ? 1 : 0;
+      all += 1;
+    }
+  }
+  return agreeing / all;
+}
+
+/** A mask's pixels, column by column, from its plain run lengths. */
+function insideOf(mask) {
+  return mask.counts.flatMap((run, index) => new Array(run).fill(index % 2 === 1));
+}
+
+/** The contrast (WCAG 2) of the first such element's letters, and the luminance behind them. */
+export async function contrast(page, selector) {
+  const { ink, ground } = await page.locator(selector).first().evaluate((element) => {
+    const opaque = (colour) => !/^rgba\(.*, 0\)$/.test(colour);
+    let behind = element;
+    while (behind && !opaque(getComputedStyle(behind).backgroundColor)) behind = behind.parentElement;
+    return {
+      ink: getComputedStyle(element).color,
+      ground: behind ? getComputedStyle(behind).backgroundColor : "rgb(255, 255, 255)",
+    };
+  });
+  const [darker, lighter] = [luminance(ink), luminance(ground)].sort((a, b) => a - b);
+  return { ratio: (lighter + 0.05) / (darker + 0.05), ground: luminance(ground) };
+}
+
+function luminance(colour) {
+  const channels = colour.match(/[\d.]+/g).slice(0, 3).map((value) => {
+    const part = Number(value) / 255;
+    return part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+  });
+  return 0.2126 * channels[0] + 0.7152 * channels[1] + 0.0722 * channels[2];
+}
