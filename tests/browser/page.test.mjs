@@ -9,7 +9,7 @@ import { after, before, test } from "node:test";
 import { chromium } from "playwright-core";
 
 import { ROOT, startServer } from "../common/server.mjs";
-import { contrast, overlayAgreement, pixelsOf, toPng } from "./pixels.mjs";
+import { changedPixels, contrast, overlayAgreement, pixelsOf, toPng } from "./pixels.mjs";
 
 const TEXT = "Eileen Collins smiles at NASA in Houston";
 const LONGEST_WAIT_MS = 60_000;
@@ -75,7 +75,8 @@ async function send(page, text) {
 }
 
 test("the page loads from this server alone and complains of nothing", async (t) => {
-  const { page, complaints, foreign } = await open(t);
+  // Without the page's policy, which would keep a request to others from being seen here.
+  const { page, complaints, foreign } = await open(t, { bypassCSP: true });
   assert.equal(await page.getByRole("heading", { level: 1 }).textContent(), "riveg");
   await page.getByRole("button", { name: "Find entities" }).waitFor();
   for (const hidden of ["#error", "#view", "#result"]) {
@@ -162,11 +163,11 @@ test("after a failure nothing of an earlier answer is left", async (t) => {
   await page.locator("#canvas:visible").waitFor();
   const plain = await pixelsOf(page);
   await send(page, TEXT);
-  assert.notDeepEqual(await pixelsOf(page), plain);
+  assert(changedPixels(await pixelsOf(page), plain) > 0);
   const problem = await send(page, " ");
   assert.equal(problem.code, "invalid_input");
   assert.equal(await page.locator("#result").isVisible(), false);
-  assert.deepEqual(await pixelsOf(page), plain);
+  assert.equal(changedPixels(await pixelsOf(page), plain), 0);
   assert.equal(await page.getByRole("img").getAttribute("aria-label"), "Your picture");
 });
 

@@ -23,12 +23,25 @@ export async function pixelsOf(page) {
   });
 }
 
+/** How many pixels differ between two views of the canvas. */
+export function changedPixels(one, other) {
+  let count = 0;
+  for (let at = 0; at < one.data.length; at += 4) count += differs(one, other, at) ? 1 : 0;
+  return count;
+}
+
+function differs(one, other, at) {
+  return [0, 1, 2].some((channel) => one.data[at + channel] !== other.data[at + channel]);
+}
+
 /** Box lines and the label's letters have this much room around them, in pixels. */
 const LINE = 4;
 const LABEL = 20;
 
-/** The share of pixels that were painted over where the entity's mask has them, and left alone
- * elsewhere; box lines and label, which hide what is below, do not count. */
+/**
+ * The share of pixels that were painted over where the entity's mask has them, and left alone
+ * elsewhere; box lines and label, which hide what is below, do not count.
+ */
 export function overlayAgreement(plain, drawn, { box: [x1, y1, x2, y2], mask }) {
   const inside = insideOf(mask);
   const near = (value, line) => Math.abs(value - line) < LINE;
@@ -37,8 +50,7 @@ export function overlayAgreement(plain, drawn, { box: [x1, y1, x2, y2], mask }) 
   for (let y = Math.ceil(Math.max(y1, LABEL)); y < plain.height; y += 1) {
     for (let x = 0; x < plain.width; x += 1) {
       if (near(x, x1) || near(x, x2) || near(y, y1) || near(y, y2)) continue;
-      const at = (y * plain.width + x) * 4;
-      const painted = [0, 1, 2].some((channel) => plain.data[at + channel] !== drawn.data[at + channel]);
+      const painted = differs(plain, drawn, (y * plain.width + x) * 4);
       agreeing += painted === inside[x * plain.height + y] ? 1 : 0;
       all += 1;
     }
@@ -54,13 +66,10 @@ function insideOf(mask) {
 /** The contrast (WCAG 2) of the first such element's letters, and the luminance behind them. */
 export async function contrast(page, selector) {
   const { ink, ground } = await page.locator(selector).first().evaluate((element) => {
-    const opaque = (colour) => !/^rgba\(.*, 0\)$/.test(colour);
+    const ground = (from) => getComputedStyle(from).backgroundColor;
     let behind = element;
-    while (behind && !opaque(getComputedStyle(behind).backgroundColor)) behind = behind.parentElement;
-    return {
-      ink: getComputedStyle(element).color,
-      ground: behind ? getComputedStyle(behind).backgroundColor : "rgb(255, 255, 255)",
-    };
+    while (behind !== document.body && /, 0\)$/.test(ground(behind))) behind = behind.parentElement;
+    return { ink: getComputedStyle(element).color, ground: ground(behind) };
   });
   const [darker, lighter] = [luminance(ink), luminance(ground)].sort((a, b) => a - b);
   return { ratio: (lighter + 0.05) / (darker + 0.05), ground: luminance(ground) };
