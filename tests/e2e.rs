@@ -19,6 +19,8 @@ impl Server {
     fn start(flags: &[&str]) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_riveg"))
             .args(["serve", "--port", "0", "--device", "cpu", "--log", "warn"])
+            // Warming up runs the largest batch, which takes unoptimised code half a minute.
+            .args(["--max-batch", "4"])
             .args(flags)
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .stdout(Stdio::piped())

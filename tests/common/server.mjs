@@ -15,6 +15,8 @@ const LONGEST_START_MS = 120_000;
 /** Starts a server on a free port; `{url, stop}` once it is ready. */
 export async function startServer() {
   const flags = ["serve", "--host", "127.0.0.1", "--port", "0", "--device", "cpu", "--log", "warn"];
+  // Warming up runs the largest batch, which takes unoptimised code half a minute.
+  flags.push("--max-batch", "4");
   const child = spawn(PROGRAM, flags, { cwd: ROOT, stdio: ["ignore", "pipe", "inherit"] });
   const ended = new Promise((resolve) => child.once("close", resolve));
   const stop = async () => {
