@@ -2,7 +2,8 @@
 
 evaluate.py exports, calibrate.py fits the IoU head, evaluate.py reports. Resumable: RUN/last.pt is
 written every few minutes and picked up again. The learning rate follows the clock: it falls to
-nothing at --until (UTC). The committed weights are 1,701 steps of 8 photos.
+nothing at --until (UTC). The committed weights are 3,400 steps of 8 photos: a first run at the default
+rate, then a second one that went on from it with --lr 8e-4.
 """
 import argparse
 import datetime
