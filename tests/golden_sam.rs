@@ -9,7 +9,7 @@ use riveg::models::sam::{MaskOutput, PointPrompt, Prompt, PromptedImage, Sam};
 use riveg::models::{ImageEmbedding, MaskPrediction, ModelError, SegmentInput, Segmenter};
 use riveg::vision::{BoundingBox, Picture};
 
-const CASES: [&str; 2] = ["windows", "tables"];
+const CASES: [&str; 3] = ["windows", "tables", "convolutional"];
 const TOLERANCE: f32 = 1e-4;
 
 fn folder(case: &str) -> PathBuf {
@@ -37,6 +37,11 @@ impl Golden {
 
     fn floats(&self, picture: usize, name: &str) -> Vec<f32> {
         floats(self.tensor(picture, name))
+    }
+
+    /// What the reference's image encoder says, `[cells, channels]`.
+    fn embedding(&self, index: usize) -> Tensor {
+        self.tensor(index, "embedding").flatten_from(1).unwrap().t().unwrap()
     }
 
     fn picture(&self, index: usize) -> Arc<Picture> {
@@ -110,10 +115,10 @@ fn image_embeddings_agree() {
         let golden = Golden::load(case);
         for index in 0..3 {
             let embedding = golden.encode(index);
-            let expected = golden.tensor(index, "embedding");
-            assert_eq!(embedding.features.dims(), expected.dims());
+            let expected = golden.embedding(index);
+            assert_eq!(embedding.cells.dims(), expected.dims());
             let what = format!("{case} {index}");
-            assert_close(&what, &floats(&embedding.features), &floats(expected), TOLERANCE);
+            assert_close(&what, &floats(&embedding.cells), &floats(&expected), TOLERANCE);
         }
     }
 }
@@ -205,8 +210,8 @@ fn a_batch_of_pictures_and_boxes_equals_single_calls() {
         for ((picture, input), masks) in pictures.iter().zip(&inputs).zip(&batched) {
             assert_eq!(masks.len(), input.boxes.len());
             let embedding = golden.sam.encode(std::slice::from_ref(picture)).unwrap().remove(0);
-            let features = floats(&input.embedding.features);
-            assert_close(case, &features, &floats(&embedding.features), 1e-5);
+            let features = floats(&input.embedding.cells);
+            assert_close(case, &features, &floats(&embedding.cells), 1e-5);
             assert_eq!(embedding.digest, picture.digest());
             for (&bbox, mask) in input.boxes.iter().zip(masks) {
                 let alone = SegmentInput { embedding: embedding.clone(), boxes: vec![bbox] };
@@ -221,16 +226,18 @@ fn a_batch_of_pictures_and_boxes_equals_single_calls() {
 
 #[test]
 fn half_precision_stays_close() {
-    let golden = Golden::load("windows");
-    let sam = Sam::load(&folder("windows"), &Device::Cpu, DType::F16).unwrap();
-    let embedding = sam.encode(&[golden.picture(0)]).unwrap().remove(0);
-    let features = embedding.features.to_dtype(DType::F32).unwrap();
-    assert_close("embedding", &floats(&features), &golden.floats(0, "embedding"), 0.02);
-    let input = SegmentInput { embedding, boxes: golden.boxes(0) };
-    let masks: Vec<_> = sam.segment(&[input]).unwrap().remove(0);
-    let expected = golden.tensor(0, "box.logits").narrow(1, 0, 1).unwrap();
-    let masks: Vec<_> = masks.into_iter().map(|mask| vec![mask]).collect();
-    assert_close("logits", &logits(&masks), &floats(&expected), 0.05);
+    for case in ["windows", "convolutional"] {
+        let golden = Golden::load(case);
+        let sam = Sam::load(&folder(case), &Device::Cpu, DType::F16).unwrap();
+        let embedding = sam.encode(&[golden.picture(0)]).unwrap().remove(0);
+        let cells = embedding.cells.to_dtype(DType::F32).unwrap();
+        assert_close("embedding", &floats(&cells), &floats(&golden.embedding(0)), 0.02);
+        let input = SegmentInput { embedding, boxes: golden.boxes(0) };
+        let masks: Vec<_> = sam.segment(&[input]).unwrap().remove(0);
+        let expected = golden.tensor(0, "box.logits").narrow(1, 0, 1).unwrap();
+        let masks: Vec<_> = masks.into_iter().map(|mask| vec![mask]).collect();
+        assert_close("logits", &logits(&masks), &floats(&expected), 0.05);
+    }
 }
 
 #[test]
@@ -314,7 +321,7 @@ fn another_picture_size_loads() {
         load_changed(|_, c| *c = c.replace("\"image_size\": 64", "\"image_size\": 96")).unwrap();
     let golden = Golden::load("tables");
     let embedding = sam.encode(&[golden.picture(0)]).unwrap().remove(0);
-    assert_eq!(embedding.features.dims(), [16, 6, 6]);
+    assert_eq!(embedding.cells.dims(), [36, 16]);
     let input = SegmentInput { embedding, boxes: golden.boxes(0) };
     let masks = sam.segment(&[input]).unwrap().remove(0);
     assert_eq!((masks[0].logits.width(), masks[0].logits.height()), (24, 24));

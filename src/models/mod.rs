@@ -13,6 +13,7 @@ mod expander;
 mod memo;
 pub mod ofa;
 pub mod ops;
+pub mod pyramid;
 mod roles;
 pub mod sam;
 pub mod tagger;

@@ -128,8 +128,10 @@ pub trait Grounder: Send + Sync {
 /// its boxes. Cloning is cheap.
 #[derive(Debug, Clone)]
 pub struct ImageEmbedding {
-    /// Encoder output `[channels, rows, columns]`.
-    pub features: Tensor,
+    /// Encoder output `[cells, channels]`, row by row.
+    pub cells: Tensor,
+    /// What else the decoder wants of the picture; each architecture knows its own. Often nothing.
+    pub fine: Vec<Tensor>,
     /// How the mask grid maps onto the picture.
     pub frame: MaskFrame,
     /// The picture it was computed from.
@@ -137,9 +139,10 @@ pub struct ImageEmbedding {
 }
 
 impl ImageEmbedding {
-    /// Bytes that the features take on the device.
+    /// Bytes that it takes on the device.
     pub fn bytes(&self) -> usize {
-        self.features.elem_count() * self.features.dtype().size_in_bytes()
+        let tensors = self.fine.iter().chain([&self.cells]);
+        tensors.map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes()).sum()
     }
 }
 

@@ -155,8 +155,8 @@ fn embed(picture: &Picture) -> Result<ImageEmbedding> {
         resized: (scaled(picture.width()), scaled(picture.height())),
         original: (picture.width(), picture.height()),
     };
-    let features = Tensor::zeros((1, 1, 1), DType::F32, &Device::Cpu)?;
-    Ok(ImageEmbedding { features, frame, digest: picture.digest() })
+    let cells = Tensor::zeros((1, 1, 1), DType::F32, &Device::Cpu)?;
+    Ok(ImageEmbedding { cells, fine: Vec::new(), frame, digest: picture.digest() })
 }
 
 fn fill(bbox: &BoundingBox, frame: MaskFrame) -> MaskPrediction {

@@ -11,25 +11,8 @@ import sys
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 import model
-
-
-def fold(net):
-    """The state dict with each convolution and its batch normalisation made one convolution with bias."""
-    out, done = {}, []
-    for name, m in net.named_modules():
-        if isinstance(m, nn.Sequential) and len(m) > 1 and isinstance(m[0], nn.Conv2d) and isinstance(m[1], nn.BatchNorm2d):
-            conv, norm = m[0], m[1]
-            scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-            out[f"{name}.weight"] = conv.weight * scale[:, None, None, None]
-            out[f"{name}.bias"] = norm.bias - norm.running_mean * scale
-            done.append(f"{name}.")
-    for name, value in net.state_dict().items():
-        if not any(name.startswith(d) for d in done):
-            out[name] = value
-    return {k: v.detach().float().contiguous() for k, v in out.items()}
 
 
 def bytes_of(table):
@@ -42,7 +25,7 @@ def write(net, cfg, folder, tokenizer, dtype):
     os.makedirs(folder, exist_ok=True)
     rows = net.text.table.shape[0]
     json.dump({**cfg, "vocabulary": rows}, open(f"{folder}/config.json", "w"), indent=1)
-    tensors = fold(net)
+    tensors = model.pyramid.fold(net)
     tensors.update(bytes_of(tensors.pop("text.table")))
     save_file({k: v if v.dtype == torch.uint8 else v.to(dtype) for k, v in tensors.items()}, f"{folder}/model.safetensors")
     if tokenizer != f"{folder}/tokenizer.json":

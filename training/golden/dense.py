@@ -22,10 +22,11 @@ import export  # noqa: E402
 import model  # noqa: E402
 import words  # noqa: E402
 
-CONFIG = {"side": 64, "stem": 4,
-          "stages": [[4, 1, 3, 1, 1], [6, 3, 3, 2, 2], [8, 2, 5, 2, 2], [10, 2, 3, 2, 1], [10, 2, 5, 1, 1], [12, 2, 5, 2, 2]],
-          "pyramid": [10, 8], "embedding": 16,
-          "word": 6, "text": 16, "heads": 2, "hidden": 20, "name_tokens": 4, "tail_tokens": 3, "head": 12, "best": 3}
+CONFIG = {"side": 64,
+          "trunk": {"stem": 4,
+                    "stages": [[4, 1, 3, 1, 1], [6, 3, 3, 2, 2], [8, 2, 5, 2, 2], [10, 2, 3, 2, 1], [10, 2, 5, 1, 1], [12, 2, 5, 2, 2]],
+                    "pyramid": [10, 8]},
+          "embedding": 16, "word": 6, "text": 16, "heads": 2, "hidden": 20, "name_tokens": 4, "tail_tokens": 3, "head": 12, "best": 3}
 WORDS = ["[UNK]", "roger", "fed", "##erer", "boeing", "777", "a", "an", "athlete", "brand", "product", "animal", "##s",
          "the", "dog", "(", ")", "-", "per"]
 EXPRESSIONS = ["Roger Federer (PER)-an athlete", "Boeing 777 (MISC)-a brand product", "a dog", "Zürich (LOC)-a dog",

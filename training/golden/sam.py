@@ -4,6 +4,8 @@ python training/golden/sam.py      (writes tests/golden/sam/<case>/)
 
 "windows": windows that need padding around one global block, another mask threshold.
 "tables": relative-position tables made for other sizes, which the reference interpolates.
+"convolutional": our own encoder of convolutions, run with its batch normalisation in place (the exported weights have
+it folded in); the reference knows neither it nor what the decoder adds from it.
 """
 import json
 import os
@@ -18,20 +20,34 @@ from segment_anything.utils.transforms import ResizeLongestSide
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../..")
 sys.path.insert(0, os.path.join(ROOT, "training/sam"))
-from model import build  # noqa: E402
+from model import build, decode, encode, pyramid  # noqa: E402
 
 BASE = dict(
-    mlp_ratio=2.0, mask_in_chans=8, num_multimask_outputs=3, mask_threshold=0.0, box_output="single"
+    mask_in_chans=8, num_multimask_outputs=3, mask_threshold=0.0, box_output="single"
 )
 CASES = {
     "windows": dict(
-        image_size=64, patch_size=8, embed_dim=24, depth=3, num_heads=3, window_size=5, global_attn_indexes=[1],
+        image_size=64,
+        image_encoder=dict(
+            kind="vit", patch_size=8, embed_dim=24, depth=3, num_heads=3, mlp_ratio=2.0, window_size=5, global_attn_indexes=[1],
+        ),
         out_chans=32, decoder_depth=2, decoder_num_heads=4, decoder_mlp_dim=40, iou_head_depth=3, iou_head_hidden_dim=20,
         mask_threshold=-0.3,
     ),
     "tables": dict(
-        image_size=64, patch_size=16, embed_dim=16, depth=2, num_heads=2, window_size=3, global_attn_indexes=[1],
+        image_size=64,
+        image_encoder=dict(
+            kind="vit", patch_size=16, embed_dim=16, depth=2, num_heads=2, mlp_ratio=2.0, window_size=3, global_attn_indexes=[1],
+        ),
         out_chans=16, decoder_depth=1, decoder_num_heads=2, decoder_mlp_dim=24, iou_head_depth=2, iou_head_hidden_dim=12,
+    ),
+    "convolutional": dict(
+        image_size=64,
+        image_encoder=dict(
+            kind="convolutional", stem=4, pyramid=[10, 8],
+            stages=[[4, 1, 3, 1, 1], [6, 3, 3, 2, 2], [8, 2, 5, 2, 2], [10, 2, 3, 2, 1], [10, 2, 5, 1, 1], [12, 2, 5, 2, 2]],
+        ),
+        out_chans=32, decoder_depth=2, decoder_num_heads=4, decoder_mlp_dim=40, iou_head_depth=3, iou_head_hidden_dim=20,
     ),
 }
 # Width, height; no side a multiple of anything. None so tall that Pillow 12 and later scale it
@@ -43,7 +59,10 @@ def randomise(sam, generator):
     with torch.no_grad():
         for name, p in list(sam.named_parameters()) + list(sam.named_buffers()):
             noise = torch.randn(p.shape, generator=generator)
-            if "pixel_" in name:
+            if "pixel_" in name or not p.is_floating_point():
+                continue
+            if "running_var" in name:
+                p.copy_(0.5 + noise.abs())
                 continue
             if "norm" in name and name.endswith("weight") or name.split(".")[-2] in ("neck", "1", "3") and p.ndim == 1:
                 p.copy_(1 + 0.2 * noise if name.endswith("weight") else 0.2 * noise)
@@ -83,11 +102,12 @@ def run(sam, rgb, index, threshold):
     transform = ResizeLongestSide(sam.image_encoder.img_size)
     resized = transform.apply_image(rgb)
     x = sam.preprocess(torch.from_numpy(resized).permute(2, 0, 1).float()).unsqueeze(0)
-    embedding = sam.image_encoder(x)
+    embedding, fine = encode(sam, x)
     boxes, points, labels = prompts(index, (w, h))
     scaled_boxes = transform.apply_boxes_torch(boxes, (h, w))
     scaled_points = transform.apply_coords_torch(points, (h, w))
     out = {"rgb": torch.from_numpy(rgb), "embedding": embedding[0], "boxes": boxes, "points": points, "labels": labels}
+    out |= {f"fine.{i}": part[0] for i, part in enumerate(fine)}
     kinds = {
         "box": dict(points=None, boxes=scaled_boxes),
         "point": dict(points=(scaled_points, labels), boxes=None),
@@ -95,7 +115,11 @@ def run(sam, rgb, index, threshold):
     }
     for kind, prompt in kinds.items():
         sparse, dense = sam.prompt_encoder(masks=None, **prompt)
-        logits, iou = sam.mask_decoder.predict_masks(embedding, sam.prompt_encoder.get_dense_pe(), sparse, dense)
+        if fine:
+            many = [part.expand(len(sparse), -1, -1, -1) for part in (embedding, *fine)]
+            logits, iou = decode(sam, many[0], sparse, many[1:])
+        else:
+            logits, iou = sam.mask_decoder.predict_masks(embedding, sam.prompt_encoder.get_dense_pe(), sparse, dense)
         cell = sam.image_encoder.img_size / logits.shape[-1]
         rows, columns = (max(1, int(s / cell + 0.5)) for s in resized.shape[:2])
         final = sam.postprocess_masks(logits, resized.shape[:2], (h, w)) > threshold
@@ -123,7 +147,7 @@ def main():
         with open(os.path.join(folder, "config.json"), "w") as f:
             json.dump(config, f, indent=1)
             f.write("\n")
-        save_file({k: v.contiguous() for k, v in sam.state_dict().items()}, os.path.join(folder, "model.safetensors"))
+        save_file(pyramid.fold(sam), os.path.join(folder, "model.safetensors"))
         expected = {"dense_pe": sam.prompt_encoder.get_dense_pe()[0]}
         for index, size in enumerate(SIZES):
             expected |= {f"{index}.{k}": v.contiguous() for k, v in run(sam, picture(index, size), index, config["mask_threshold"]).items()}

@@ -1,12 +1,9 @@
-"""Trains the nano SAM: python training/sam/train.py --out RUN --until 01:50
+"""Trains the nano SAM: python training/sam/train.py --out RUN --minutes 75
 
-evaluate.py exports, calibrate.py fits the IoU head, evaluate.py reports. Resumable: RUN/last.pt is
-written every few minutes and picked up again. The learning rate follows the clock: it falls to
-nothing at --until (UTC). The committed weights are 3,400 steps of 8 photos: a first run at the default
-rate, then a second one that went on from it with --lr 8e-4.
+evaluate.py exports, calibrate.py fits the IoU head, evaluate.py reports. Resumable: RUN/last.pt is written every few
+minutes and picked up again. The schedule follows the time trained: the learning rate falls to nothing at --minutes.
 """
 import argparse
-import datetime
 import math
 import os
 import time
@@ -16,10 +13,14 @@ import torch
 import torch.nn.functional as F
 
 import data
-from model import build, decode, encode, load_config
-from teacher import Teacher
+from model import build, decode, load_config, load_imagenet, see
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+# From a share of the time on: the side of the pictures, and how many make a batch.
+PHASES = [(0.0, 256, 8), (0.6, 320, 6)]
+# The trunk's stem and first stages (strides 2 and 4) keep their ImageNet weights; the rest of it learns slowly, and its
+# normalisation keeps ImageNet's statistics, which batches this small would spoil.
+FROZEN, TRUNK_PACE = 2, 0.2
 
 
 def batch(sampler, size, rng, side):
@@ -69,16 +70,12 @@ def true_iou(logits, target):
     return (a & b).sum((2, 3)).float() / (a | b).sum((2, 3)).clamp(min=1).float()
 
 
-def loss_of(sam, aux, teacher, sample):
+def loss_of(sam, sample):
     pixels, valid, owner, prompts, is_point, masks = sample
     x = (pixels - sam.pixel_mean) / sam.pixel_std * valid.unsqueeze(1)
-    tokens, embedding = encode(sam.image_encoder, x)
-    hint = teacher(pixels)
-    inside = F.max_pool2d(valid.unsqueeze(1).float(), sam.image_encoder.patch_embed.proj.kernel_size)
-    gap = F.smooth_l1_loss(aux(tokens).permute(0, 3, 1, 2), hint, reduction="none")
-    distil = (gap * inside).sum() / (inside.sum() * hint.shape[1])
+    embedding, fine = sam.image_encoder(x.contiguous(memory_format=torch.channels_last), FROZEN)
     sparse = sparse_prompts(sam.prompt_encoder, prompts, is_point)
-    logits, iou = decode(sam, embedding[owner], sparse)
+    logits, iou = decode(sam, embedding[owner], sparse, [part[owner] for part in fine])
     target = F.avg_pool2d(masks.unsqueeze(1), masks.shape[-1] // logits.shape[-1]).squeeze(1)
     near = F.max_pool2d(target.unsqueeze(1), 9, 1, 4).squeeze(1)
     losses = mask_losses(logits, target, 0.1 + 0.9 * (near > 0).float())
@@ -87,39 +84,31 @@ def loss_of(sam, aux, teacher, sample):
     iou_loss = (iou - actual).pow(2).mean()
     # One point is ambiguous, so the single mask learns from boxes alone.
     single = (single * ~is_point).sum() / (~is_point).sum().clamp(min=1)
-    total = single + 0.6 * multi.mean() + iou_loss + 0.5 * distil
-    figures = (single.item(), multi.mean().item(), iou_loss.item(), distil.item(), actual[~is_point, 0].mean().item())
-    return total, figures
+    total = single + 0.4 * multi.mean() + iou_loss
+    return total, (single.item(), multi.mean().item(), iou_loss.item(), actual[~is_point, 0].mean().item())
 
 
 def parse():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--out", required=True)
     p.add_argument("--config", default=os.path.join(HERE, "config.json"))
-    p.add_argument("--until", default="01:40", help="UTC time at which the schedule ends")
-    p.add_argument("--batch", type=int, default=8)
+    p.add_argument("--minutes", type=float, default=75)
     p.add_argument("--prompts", type=int, default=6)
     p.add_argument("--lr", type=float, default=1.2e-3)
     p.add_argument("--seed", type=int, default=7)
-    p.add_argument("--steps", type=int, default=0, help="stop after so many steps (0: by the clock)")
+    p.add_argument("--steps", type=int, default=0, help="stop after so many steps (0: by time)")
     return p.parse_args()
 
 
-class Clock:
-    """Where training stands between its first start and --until."""
-
-    def __init__(self, begun, until):
-        hour, minute = (int(x) for x in until.split(":"))
-        start = datetime.datetime.fromtimestamp(begun, datetime.timezone.utc)
-        end = start.replace(hour=hour, minute=minute, second=0)
-        end += datetime.timedelta(days=int(end < start))
-        self.begun, self.total = begun, end.timestamp() - begun
-
-    def minutes(self):
-        return (time.time() - self.begun) / 60
-
-    def share(self):
-        return 60 * self.minutes() / self.total
+def groups_of(sam):
+    """Parameters by decay and pace; the frozen ones and the mask-prompt branch left out."""
+    skipped = ("image_encoder.stem", *(f"image_encoder.stages.{i}." for i in range(FROZEN)), "prompt_encoder.mask_downscaling")
+    groups = {}
+    for name, p in sam.named_parameters():
+        if not name.startswith(skipped):
+            groups.setdefault((p.ndim > 1, name.startswith("image_encoder.stages")), []).append(p)
+    return [{"params": params, "weight_decay": 0.05 if wide else 0.0, "pace": TRUNK_PACE if trunk else 1.0}
+            for (wide, trunk), params in groups.items()]
 
 
 class Run:
@@ -127,47 +116,38 @@ class Run:
 
     def __init__(self, args, config):
         self.sam = build(config)
-        torch.nn.init.trunc_normal_(self.sam.image_encoder.pos_embed, std=0.02)
-        weights = "data/weights/fastestdet/weight_AP05_0.253207_280-epoch.pth"
-        self.teacher = Teacher(os.path.join(data.shared(), weights))
-        self.aux = torch.nn.Linear(config["embed_dim"], 288)
-        params = [p for n, p in self.sam.named_parameters() if "mask_downscaling" not in n]
-        self.params = params + list(self.aux.parameters())
-        groups = [
-            {"params": [p for p in self.params if p.ndim > 1], "weight_decay": 0.05},
-            {"params": [p for p in self.params if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
+        load_imagenet(self.sam)
+        self.sam.to(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.AdamW(groups_of(self.sam), betas=(0.9, 0.98), fused=True)
         self.ema = {k: v.detach().clone() for k, v in self.sam.state_dict().items()}
-        self.state = {"step": 0, "begun": time.time()}
+        self.state = {"step": 0, "spent": 0.0}
         self.path = os.path.join(args.out, "last.pt")
         if os.path.exists(self.path):
             saved = torch.load(self.path)
-            for name in ("sam", "aux", "optimizer"):
-                getattr(self, name).load_state_dict(saved[name])
-            self.teacher.norm.load_state_dict(saved["norm"])
+            self.sam.load_state_dict(saved["sam"])
+            self.optimizer.load_state_dict(saved["optimizer"])
             self.ema, self.state = saved["ema"], saved["state"]
 
     def step(self, sample, lr):
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        loss, figures = loss_of(self.sam, self.aux, self.teacher, sample)
+            group["lr"] = lr * group["pace"]
+        self.sam.train()
+        self.sam.image_encoder.stem.eval(), self.sam.image_encoder.stages.eval()
+        loss, figures = loss_of(self.sam, sample)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.params, 1.0)
+        torch.nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], 1.0)
         self.optimizer.step()
         self.state["step"] += 1
         keep = min(0.998, (1 + self.state["step"]) / (10 + self.state["step"]))
         with torch.no_grad():
             for k, v in self.sam.state_dict().items():
-                self.ema[k].lerp_(v, 1 - keep)
+                if v.is_floating_point():
+                    self.ema[k].lerp_(v, 1 - keep)
         return np.array(figures)
 
     def save(self):
-        content = {
-            "sam": self.sam.state_dict(), "aux": self.aux.state_dict(), "norm": self.teacher.norm.state_dict(),
-            "optimizer": self.optimizer.state_dict(), "ema": self.ema, "state": self.state,
-        }
+        content = {"sam": self.sam.state_dict(), "optimizer": self.optimizer.state_dict(), "ema": self.ema, "state": self.state}
         torch.save(content, self.path + ".tmp")
         os.replace(self.path + ".tmp", self.path)
 
@@ -177,26 +157,26 @@ def main():
     torch.manual_seed(args.seed)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     os.makedirs(args.out, exist_ok=True)
-    config = load_config(args.config)
-    run = Run(args, config)
-    photos = [p for s in data.SETS for p in data.load(s, True)]
-    sampler = data.Sampler(photos, config["image_size"], args.prompts)
+    run = Run(args, load_config(args.config))
+    photos = [p for s in data.SETS for p in data.load(s, "train")]
+    samplers = {side: data.Sampler(photos, side, args.prompts) for _, side, _ in PHASES}
     print(f"{len(photos)} photos, {sum(len(p.masks) for p in photos)} masks", flush=True)
-    clock = Clock(run.state["begun"], args.until)
-    saved_at, mean = time.time(), None
-    while clock.share() < 1 and not (args.steps and run.state["step"] >= args.steps):
-        step = run.state["step"]
-        lr = args.lr * min(1.0, (step + 1) / 300) * (0.5 + 0.5 * math.cos(math.pi * clock.share()))
+    total, start, saved_at, mean = 60 * args.minutes, time.time() - run.state["spent"], time.time(), None
+    while (progress := (time.time() - start) / total) < 1 and not (args.steps and run.state["step"] >= args.steps):
+        step, (_, side, size) = run.state["step"], [p for p in PHASES if p[0] <= progress][-1]
+        see(run.sam, side)
+        lr = args.lr * min(1.0, (step + 1) / 200) * (0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * progress)))
         rng = np.random.default_rng([args.seed, step])
-        figures = run.step(batch(sampler, args.batch, rng, config["image_size"]), lr)
+        figures = run.step(batch(samplers[side], size, rng, side), lr)
         mean = figures if mean is None else 0.98 * mean + 0.02 * figures
         if (step + 1) % 50 == 0:
-            names = ("single", "multi", "iou", "distil", "mIoU")
+            names = ("single", "multi", "iou", "mIoU")
             text = " ".join(f"{n} {v:.3f}" for n, v in zip(names, mean))
-            print(f"{step + 1} {clock.minutes():.1f} min lr {lr:.1e} {text}", flush=True)
+            print(f"{step + 1} {100 * progress:.1f} % lr {lr:.1e} {text}", flush=True)
         if time.time() - saved_at > 180:
+            run.state["spent"], saved_at = time.time() - start, time.time()
             run.save()
-            saved_at = time.time()
+    run.state["spent"] = time.time() - start
     run.save()
 
 

@@ -17,7 +17,6 @@
 
 mod config;
 mod decode;
-mod layers;
 mod network;
 mod text;
 mod trunk;

@@ -57,8 +57,7 @@ impl Dense {
     /// A tensor is missing or has another shape.
     pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
         let (d, e, head) = (config.text, config.embedding, config.head);
-        let cell = config.pyramid[1];
-        let summary = config.taps().map_or(0, |[_, _, channels]| channels);
+        let (cell, summary) = (config.cell(), config.trunk.summary());
         Ok(Self {
             trunk: Trunk::new(config, vb.pp("trunk"))?,
             text: TextEncoder::new(config, vb.pp("text"))?,

@@ -1,45 +1,13 @@
-//! The part that looks at the picture alone: a trunk of inverted residuals (EfficientNet-Lite, Tan
-//! and Le 2019 without squeeze-and-excitation, ReLU6 for swish) and a feature pyramid.
+//! The part that looks at the picture alone.
 
-use candle_core::{D, Module, Tensor};
-use candle_nn::{Linear, VarBuilder, linear};
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
 
-use super::config::{Config, Stage};
-use super::layers::{Conv3, Pointwise, depthwise};
+use super::config::Config;
+use crate::models::Result;
 use crate::models::memo::Footprint;
-use crate::models::ops::{Activation, Depthwise};
-use crate::models::{ModelError, Result};
-
-/// Expand, filter each channel, project; around a shortcut where sides and channels stay.
-struct Inverted {
-    expand: Option<Pointwise>,
-    depth: Depthwise,
-    project: Pointwise,
-    shortcut: bool,
-}
-
-impl Inverted {
-    fn new(from: usize, stage: &Stage, stride: usize, vb: VarBuilder) -> Result<Self> {
-        let wide = from * stage.expansion;
-        let expand = (stage.expansion > 1)
-            .then(|| Pointwise::new((from, wide), Activation::Relu6, vb.pp("expand")))
-            .transpose()?;
-        let to = (wide, stage.channels);
-        Ok(Self {
-            expand,
-            depth: depthwise(wide, (stage.kernel, stride), vb.pp("depth"))?,
-            project: Pointwise::new(to, Activation::None, vb.pp("project"))?,
-            shortcut: stride == 1 && from == stage.channels,
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let expanded = self.expand.as_ref().map(|layer| layer.forward(x)).transpose()?;
-        let y = self.depth.forward(expanded.as_ref().unwrap_or(x))?;
-        let y = self.project.forward(&y)?;
-        if self.shortcut { Ok((x + y)?) } else { Ok(y) }
-    }
-}
+use crate::models::ops::Activation;
+use crate::models::pyramid::{Pointwise, Pyramid};
 
 /// What is known of a picture before anything is asked about it. Cloning is cheap.
 #[derive(Debug, Clone)]
@@ -58,18 +26,9 @@ impl Footprint for Scene {
     }
 }
 
-/// Trunk and pyramid.
+/// A feature pyramid and what texts are compared with.
 pub struct Trunk {
-    stem: Conv3,
-    /// Rows of blocks, each with the stride of what comes out.
-    stages: Vec<(Vec<Inverted>, usize)>,
-    context: Linear,
-    top: Pointwise,
-    mid: Pointwise,
-    merge: Conv3,
-    down: Pointwise,
-    low: Pointwise,
-    fine: Conv3,
+    pyramid: Pyramid,
     embed: Pointwise,
 }
 
@@ -79,33 +38,10 @@ impl Trunk {
     /// # Errors
     /// A tensor is missing or has another shape.
     pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
-        let mut channels = config.stem;
-        let mut stages = Vec::new();
-        for (i, (stage, at)) in config.strides().enumerate() {
-            let vb = vb.pp("stages").pp(i);
-            let mut blocks = Vec::new();
-            for block in 0..stage.blocks {
-                let stride = if block == 0 { stage.stride } else { 1 };
-                blocks.push(Inverted::new(channels, stage, stride, vb.pp(block))?);
-                channels = stage.channels;
-            }
-            stages.push((blocks, at));
-        }
-        let missing = || ModelError::Weights("config.json: a stage is missing".to_owned());
-        let [c8, c16, c32] = config.taps().ok_or_else(missing)?;
-        let [p16, p8] = config.pyramid;
-        let (plain, relu) = (Activation::None, Activation::Relu);
+        let embed = (config.cell(), config.embedding);
         Ok(Self {
-            stem: Conv3::new((3, config.stem), 2, Activation::Relu6, vb.pp("stem"))?,
-            stages,
-            context: linear(c32, c32, vb.pp("context"))?,
-            top: Pointwise::new((c32, p16), plain, vb.pp("top"))?,
-            mid: Pointwise::new((c16, p16), plain, vb.pp("mid"))?,
-            merge: Conv3::new((p16, p16), 1, relu, vb.pp("merge"))?,
-            down: Pointwise::new((p16, p8), plain, vb.pp("down"))?,
-            low: Pointwise::new((c8, p8), plain, vb.pp("low"))?,
-            fine: Conv3::new((p8, p8), 1, relu, vb.pp("fine"))?,
-            embed: Pointwise::new((p8, config.embedding), plain, vb.pp("embed"))?,
+            pyramid: Pyramid::new(&config.trunk, vb.clone())?,
+            embed: Pointwise::new(embed, Activation::None, vb.pp("embed"))?,
         })
     }
 
@@ -114,47 +50,17 @@ impl Trunk {
     /// # Errors
     /// A tensor operation failed.
     pub fn forward(&self, pixels: &Tensor) -> Result<Vec<Scene>> {
-        let [c8, c16, c32] = self.maps(pixels)?;
-        let summary = c32.mean((2, 3))?;
-        let context = self.context.forward(&summary)?.unsqueeze(D::Minus1)?;
-        let c32 = c32.broadcast_add(&context.unsqueeze(D::Minus1)?)?;
-        let middle = (self.mid.forward(&c16)? + double(&self.top.forward(&c32)?)?)?.relu()?;
-        let middle = self.merge.forward(&middle)?;
-        let fine = (self.low.forward(&c8)? + double(&self.down.forward(&middle)?)?)?.relu()?;
-        let fine = self.fine.forward(&fine)?;
-        let embedding = self.embed.forward(&fine)?;
+        let maps = self.pyramid.forward(pixels)?;
+        let embedding = self.embed.forward(&maps.fine)?;
         (0..pixels.dim(0)?)
             .map(|i| {
                 // Copies, so that keeping one picture does not keep its whole batch.
                 Ok(Scene {
-                    cells: fine.get(i)?.flatten_from(1)?.t()?.force_contiguous()?,
+                    cells: maps.fine.get(i)?.flatten_from(1)?.t()?.force_contiguous()?,
                     embedding: embedding.get(i)?.flatten_from(1)?.force_contiguous()?,
-                    summary: summary.narrow(0, i, 1)?.force_contiguous()?,
+                    summary: maps.summary.narrow(0, i, 1)?.force_contiguous()?,
                 })
             })
             .collect()
     }
-
-    /// The trunk's maps at strides 8, 16 and 32.
-    fn maps(&self, pixels: &Tensor) -> Result<[Tensor; 3]> {
-        let mut x = self.stem.forward(pixels)?;
-        let [mut c8, mut c16] = [x.clone(), x.clone()];
-        for (blocks, stride) in &self.stages {
-            for block in blocks {
-                x = block.forward(&x)?;
-            }
-            match stride {
-                8 => c8 = x.clone(),
-                16 => c16 = x.clone(),
-                _ => {}
-            }
-        }
-        Ok([c8, c16, x])
-    }
-}
-
-/// Twice the sides, each value four times.
-fn double(x: &Tensor) -> Result<Tensor> {
-    let (_, _, height, width) = x.dims4()?;
-    Ok(x.upsample_nearest2d(2 * height, 2 * width)?)
 }

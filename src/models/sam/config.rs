@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::models::checkpoint::read_json;
-use crate::models::{ModelError, Result};
+use crate::models::{ModelError, Result, pyramid};
 
 /// Which mask answers a prompt that is one box.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,15 +17,24 @@ pub enum BoxOutput {
     BestOfMultimask,
 }
 
-/// Every size of the network, as `config.json` beside the weights states it.
+/// Sizes of the image encoder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum ImageEncoderConfig {
+    /// The vision transformer of the paper.
+    Vit(VitConfig),
+    /// A convolutional trunk with a feature pyramid, whose finer maps the mask decoder adds while
+    /// it upscales, as in SAM 2 (Ravi et al., 2024).
+    Convolutional(pyramid::Config),
+}
+
+/// Sizes of a vision transformer with windowed and global attention.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Config {
-    /// Side of the square that the image encoder sees, in pixels; a multiple of `patch_size`.
-    pub image_size: usize,
+pub struct VitConfig {
     /// Side of a patch, in pixels.
     pub patch_size: usize,
-    /// Width of the image encoder.
+    /// Width of the transformer.
     pub embed_dim: usize,
     /// Number of its blocks.
     pub depth: usize,
@@ -37,6 +46,47 @@ pub struct Config {
     pub window_size: usize,
     /// The blocks that attend to the whole picture instead of to windows.
     pub global_attn_indexes: Vec<usize>,
+}
+
+impl VitConfig {
+    /// Width of the feed-forward layers.
+    pub fn mlp_dim(&self) -> usize {
+        (self.embed_dim as f64 * self.mlp_ratio) as usize
+    }
+
+    /// Side of the window that block `index` attends to, or `None` for the whole picture.
+    pub fn window(&self, index: usize) -> Option<usize> {
+        (!self.global_attn_indexes.contains(&index)).then_some(self.window_size)
+    }
+
+    /// Multiply–adds for a picture of `grid` × `grid` patches, without the neck.
+    fn macs(&self, grid: usize) -> usize {
+        let (tokens, dim) = (grid.pow(2), self.embed_dim);
+        let patches = tokens * 3 * self.patch_size.pow(2) * dim;
+        let blocks: usize = (0..self.depth)
+            .map(|index| {
+                let side = self.window(index).unwrap_or(grid);
+                let (padded, keys) = (grid.div_ceil(side).pow(2) * side.pow(2), side.pow(2));
+                let attention = padded * dim * (4 * dim + 2 * keys + 2 * side * self.num_heads);
+                attention + 2 * tokens * dim * self.mlp_dim()
+            })
+            .sum();
+        patches + blocks
+    }
+}
+
+/// Pixels per cell of the convolutional encoder's embedding.
+const CONVOLUTIONAL_STRIDE: usize = 16;
+
+/// Every size of the network, as `config.json` beside the weights states it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Side of the square that the image encoder sees, in pixels; a multiple of the patch's side,
+    /// of 32 for the convolutional encoder.
+    pub image_size: usize,
+    /// What turns a picture into its embedding.
+    pub image_encoder: ImageEncoderConfig,
     /// Channels of the image embedding: the width of prompts and mask decoder.
     pub out_chans: usize,
     /// Channels of the mask-prompt branch. Mask prompts are not offered, so it is only recorded.
@@ -79,13 +129,15 @@ impl Config {
     fn released(embed_dim: usize, depth: usize, num_heads: usize, global: [usize; 4]) -> Self {
         Self {
             image_size: 1024,
-            patch_size: 16,
-            embed_dim,
-            depth,
-            num_heads,
-            mlp_ratio: 4.0,
-            window_size: 14,
-            global_attn_indexes: global.to_vec(),
+            image_encoder: ImageEncoderConfig::Vit(VitConfig {
+                patch_size: 16,
+                embed_dim,
+                depth,
+                num_heads,
+                mlp_ratio: 4.0,
+                window_size: 14,
+                global_attn_indexes: global.to_vec(),
+            }),
             out_chans: 256,
             mask_in_chans: 16,
             decoder_depth: 2,
@@ -116,59 +168,67 @@ impl Config {
     pub fn check(&self) -> Result<()> {
         let divides =
             |part: usize, whole: usize| part > 0 && whole > 0 && whole.is_multiple_of(part);
-        let rules = [
-            (divides(self.patch_size, self.image_size), "image_size is no multiple of patch_size"),
-            (divides(self.num_heads, self.embed_dim), "embed_dim is no multiple of num_heads"),
+        let of_encoder = match &self.image_encoder {
+            ImageEncoderConfig::Vit(vit) => [
+                (
+                    divides(vit.patch_size, self.image_size),
+                    "image_size is no multiple of patch_size",
+                ),
+                (divides(vit.num_heads, vit.embed_dim), "embed_dim is no multiple of num_heads"),
+                (vit.window_size > 0, "window_size is 0"),
+                (vit.mlp_dim() > 0, "mlp_ratio is too small"),
+            ]
+            .to_vec(),
+            ImageEncoderConfig::Convolutional(trunk) => {
+                trunk.check()?;
+                [(divides(pyramid::COARSEST, self.image_size), "image_size is no multiple of 32")]
+                    .to_vec()
+            }
+        };
+        let of_decoder = [
             (divides(8, self.out_chans), "out_chans is no multiple of 8"),
             (
                 divides(2 * self.decoder_num_heads, self.out_chans),
                 "out_chans is no multiple of twice decoder_num_heads",
             ),
-            (self.window_size > 0, "window_size is 0"),
             (self.decoder_depth > 0, "decoder_depth is 0"),
             (self.iou_head_depth > 0, "iou_head_depth is 0"),
-            (self.mlp_dim() > 0, "mlp_ratio is too small"),
             (self.mask_threshold.is_finite(), "mask_threshold is not finite"),
             (
                 self.box_output == BoxOutput::Single || self.num_multimask_outputs > 0,
                 "box_output wants one of no multimask outputs",
             ),
         ];
-        match rules.iter().find(|(holds, _)| !holds) {
+        let mut rules = of_encoder.iter().chain(&of_decoder);
+        match rules.find(|(holds, _)| !holds) {
             Some((_, broken)) => Err(ModelError::Weights(format!("SAM configuration: {broken}"))),
             None => Ok(()),
         }
     }
 
-    /// Patches along one side.
+    /// Cells of the image embedding along one side.
     pub fn grid(&self) -> usize {
-        self.image_size / self.patch_size
-    }
-
-    /// Width of the image encoder's feed-forward layers.
-    pub fn mlp_dim(&self) -> usize {
-        (self.embed_dim as f64 * self.mlp_ratio) as usize
-    }
-
-    /// Side of the window that block `index` attends to, or `None` for the whole picture.
-    pub fn window(&self, index: usize) -> Option<usize> {
-        (!self.global_attn_indexes.contains(&index)).then_some(self.window_size)
+        match &self.image_encoder {
+            ImageEncoderConfig::Vit(vit) => self.image_size / vit.patch_size,
+            ImageEncoderConfig::Convolutional(_) => self.image_size / CONVOLUTIONAL_STRIDE,
+        }
     }
 
     /// Multiply–adds to encode one picture, in millions.
     pub fn encode_cost(&self) -> u64 {
-        let (tokens, dim) = (self.grid().pow(2), self.embed_dim);
-        let patches = tokens * 3 * self.patch_size.pow(2) * dim;
-        let blocks: usize = (0..self.depth)
-            .map(|index| {
-                let side = self.window(index).unwrap_or(self.grid());
-                let (padded, keys) = (self.grid().div_ceil(side).pow(2) * side.pow(2), side.pow(2));
-                let attention = padded * dim * (4 * dim + 2 * keys + 2 * side * self.num_heads);
-                attention + 2 * tokens * dim * self.mlp_dim()
-            })
-            .sum();
-        let neck = tokens * self.out_chans * (dim + 9 * self.out_chans);
-        millions(patches + blocks + neck)
+        let (grid, out) = (self.grid(), self.out_chans);
+        let macs = match &self.image_encoder {
+            ImageEncoderConfig::Vit(vit) => {
+                vit.macs(grid) + grid.pow(2) * out * (vit.embed_dim + 9 * out)
+            }
+            ImageEncoderConfig::Convolutional(trunk) => {
+                let [middle, fine] = trunk.pyramid;
+                let quarter = trunk.taps().map_or(0, |[c4, ..]| c4);
+                trunk.macs(self.image_size) as usize
+                    + grid.pow(2) * out * (middle + fine + 2 * quarter)
+            }
+        };
+        millions(macs)
     }
 
     /// Multiply–adds to decode one box, in millions.
@@ -197,8 +257,14 @@ mod tests {
             config.check().unwrap();
             assert_eq!(config.grid(), 64);
         }
-        assert_eq!(Config::vit_b().window(2), None);
-        assert_eq!(Config::vit_b().window(3), Some(14));
+        let ImageEncoderConfig::Vit(vit) = Config::vit_b().image_encoder else { panic!() };
+        assert_eq!(vit.window(2), None);
+        assert_eq!(vit.window(3), Some(14));
+    }
+
+    fn convolutional() -> Config {
+        let image_encoder = ImageEncoderConfig::Convolutional(pyramid::Config::tiny());
+        Config { image_size: 320, image_encoder, ..Config::vit_b() }
     }
 
     #[test]
@@ -207,17 +273,25 @@ mod tests {
         let message = config.check().unwrap_err().to_string();
         assert!(message.contains("image_size"), "{message}");
         assert!(Config { out_chans: 100, ..Config::vit_b() }.check().is_err());
-        assert!(Config { num_heads: 0, ..Config::vit_b() }.check().is_err());
+        let ImageEncoderConfig::Vit(vit) = Config::vit_b().image_encoder else { panic!() };
+        let image_encoder = ImageEncoderConfig::Vit(VitConfig { num_heads: 0, ..vit });
+        assert!(Config { image_encoder, ..Config::vit_b() }.check().is_err());
+        assert!(convolutional().check().is_ok());
+        assert_eq!(convolutional().grid(), 20);
+        assert!(Config { image_size: 336, ..convolutional() }.check().is_err());
     }
 
     #[test]
     fn a_configuration_survives_json() {
-        let config = Config::vit_l();
-        let text = serde_json::to_string(&config).unwrap();
-        assert!(text.contains(r#""box_output":"single""#));
-        assert_eq!(serde_json::from_str::<Config>(&text).unwrap(), config);
-        let unknown = text.replacen('{', r#"{"colour": 1, "#, 1);
-        assert!(serde_json::from_str::<Config>(&unknown).is_err());
+        for config in [Config::vit_l(), convolutional()] {
+            let text = serde_json::to_string(&config).unwrap();
+            assert!(text.contains(r#""box_output":"single""#));
+            assert_eq!(serde_json::from_str::<Config>(&text).unwrap(), config);
+            for place in ["{", r#""image_encoder":{"#] {
+                let unknown = text.replacen(place, &format!(r#"{place}"colour": 1, "#), 1);
+                assert!(serde_json::from_str::<Config>(&unknown).is_err(), "{unknown}");
+            }
+        }
     }
 
     /// By hand for ViT-B: 4096 tokens × 12 blocks × 12·768² = 348 billion in the linear layers (a

@@ -68,15 +68,18 @@ impl MaskDecoder {
         })
     }
 
-    /// Decodes prompts. `cells.values` are image embeddings `[pictures, grid², dim]`; `prompts` are
-    /// `[prompts, tokens, dim]`, the pictures' prompts one after another; `masks` says which mask
-    /// tokens to answer for (0 is the single mask).
+    /// Decodes prompts. `cells.values` are image embeddings `[pictures, grid², dim]`, `fine` what
+    /// the encoder has to add to the upscaled ones; `prompts` are `[prompts, tokens, dim]`, the
+    /// pictures' prompts one after another; `masks` says which mask tokens to answer for (0 is the
+    /// single mask).
     pub(super) fn forward(
         &self,
         cells: Cells,
+        fine: &[Tensor],
         prompts: &Tensor,
         masks: Range<usize>,
     ) -> Result<Decoded> {
+        let fine = fine.iter().map(|map| cells.repeat(map)).collect::<Result<Vec<_>>>()?;
         let count = prompts.dim(0)?;
         let (_, outputs, dim) = self.output_tokens.dims3()?;
         let outputs = self.output_tokens.broadcast_as((count, outputs, dim))?;
@@ -89,7 +92,7 @@ impl MaskDecoder {
             .map(|mask| self.hypernetworks[mask].forward(&token(1 + mask)?))
             .collect::<Result<Vec<_>>>()?;
         let weights = Tensor::stack(&weights, D::Minus1)?;
-        let logits = self.upscale(&values)?.matmul(&weights)?.transpose(1, 2)?;
+        let logits = self.upscale(&values, &fine)?.matmul(&weights)?.transpose(1, 2)?;
         let logits = logits.to_dtype(DType::F32)?.contiguous()?.to_vec3::<f32>()?;
         let iou = self.iou_head.forward(&token(0)?)?.to_dtype(DType::F32)?;
         let iou = iou.narrow(1, masks.start, masks.len())?.contiguous()?.to_vec2::<f32>()?;
@@ -99,13 +102,15 @@ impl MaskDecoder {
 
     /// Cells `[b, grid², dim]` → pixels `[b, 16 · grid², dim / 8]`, ordered by cell, then by
     /// quarter of the cell, then by sixteenth: every step up to the masks is pointwise, so that
-    /// only the finished masks need reordering.
-    fn upscale(&self, cells: &Tensor) -> Result<Tensor> {
+    /// only the finished masks need reordering. `fine` is nothing, or in that order what to add to
+    /// the quarters and to the sixteenths.
+    fn upscale(&self, cells: &Tensor, fine: &[Tensor]) -> Result<Tensor> {
         let (batch, count, dim) = cells.dims3()?;
         let quarters = self.upscale1.forward(cells)?.reshape((batch, 4 * count, dim / 4))?;
+        let quarters = plus(quarters, fine.first())?;
         let quarters = self.upscale_norm.forward(&quarters)?.gelu_erf()?;
         let pixels = self.upscale2.forward(&quarters)?.reshape((batch, 16 * count, dim / 8))?;
-        pixels.gelu_erf()
+        plus(pixels, fine.get(1))?.gelu_erf()
     }
 
     /// Reorders one mask from [`MaskDecoder::upscale`]'s order to rows.
@@ -123,6 +128,10 @@ impl MaskDecoder {
         }
         rows
     }
+}
+
+fn plus(x: Tensor, more: Option<&Tensor>) -> Result<Tensor> {
+    more.map_or(Ok(x.clone()), |more| x + more)
 }
 
 /// A transposed 2×2 convolution of stride 2 as one matrix product `input` → `4 · output`.

@@ -5,6 +5,10 @@
 //! are. Every size comes from [`Config`]; [`Config::vit_b`], [`Config::vit_l`] and
 //! [`Config::vit_h`] are the released ones. Held to the reference by `tests/golden_sam.rs`.
 //!
+//! A convolutional encoder may take the vision transformer's place
+//! ([`ImageEncoderConfig::Convolutional`]); the reference has none, so for it the same tests compare
+//! with the network that we train.
+//!
 //! Deviations: mask prompts are not offered; where a checkpoint was made for another picture size,
 //! the absolute positions are interpolated as the relative ones are (the reference refuses); a side
 //! that would be scaled to less than half a pixel becomes one pixel; the stability score looks at
@@ -17,6 +21,7 @@ mod ops;
 mod preprocess;
 mod prompt;
 mod transformer;
+mod vit;
 
 use std::ops::Range;
 use std::path::Path;
@@ -25,7 +30,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 
-pub use config::{BoxOutput, Config};
+pub use config::{BoxOutput, Config, ImageEncoderConfig, VitConfig};
 pub use prompt::{PointPrompt, Prompt};
 
 use crate::mask::{MaskFrame, MaskLogits};
@@ -171,7 +176,7 @@ impl Sam {
         places: &[Place],
         masks: Range<usize>,
     ) -> Result<Decoded> {
-        let mut embeddings = Vec::new();
+        let (mut embeddings, mut fine) = (Vec::new(), Vec::new());
         let mut counts = Vec::new();
         let mut prompts = Vec::with_capacity(places.len());
         for of_image in places.chunk_by(|a, b| a.image == b.image) {
@@ -180,12 +185,19 @@ impl Sam {
             let sx = resized.0 as f32 / original.0 as f32;
             let sy = resized.1 as f32 / original.1 as f32;
             prompts.extend(of_image.iter().map(|place| all[place.prompt].scale(sx, sy)));
-            embeddings.push(embedding.features.flatten_from(1)?.t()?);
+            embeddings.push(&embedding.cells);
+            fine.push(&embedding.fine);
             counts.push(of_image.len());
         }
         let prompts = self.prompt_encoder.encode(&prompts, &self.device)?.to_dtype(self.dtype)?;
         let cells = Cells { values: Tensor::stack(&embeddings, 0)?, prompts: counts };
-        Ok(self.mask_decoder.forward(cells, &prompts, masks)?)
+        let levels = fine.first().map_or(0, |maps| maps.len());
+        let fine = (0..levels)
+            .map(|level| {
+                Tensor::stack(&fine.iter().map(|maps| &maps[level]).collect::<Vec<_>>(), 0)
+            })
+            .collect::<candle_core::Result<Vec<_>>>()?;
+        Ok(self.mask_decoder.forward(cells, &fine, &prompts, masks)?)
     }
 
     /// One mask with its scores.
@@ -207,16 +219,23 @@ impl Segmenter for Sam {
             return Ok(Vec::new());
         }
         let borrowed: Vec<&Picture> = pictures.iter().map(Arc::as_ref).collect();
-        let patches = preprocess::patches(&self.config, &borrowed, &self.device)?;
-        let features = self.image_encoder.forward(&patches.to_dtype(self.dtype)?)?;
-        if !features.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?.is_finite() {
-            return Err(ModelError::NotFinite("sam image encoder"));
+        let size = self.config.image_size;
+        let encoded = self.image_encoder.forward(&borrowed, size, (&self.device, self.dtype))?;
+        for tensor in encoded.fine.iter().chain([&encoded.cells]) {
+            if !tensor.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?.is_finite() {
+                return Err(ModelError::NotFinite("sam image encoder"));
+            }
         }
+        // Copies, so that no cached embedding keeps its whole batch alive.
+        let part = |of: &Tensor, index| of.get(index)?.force_contiguous();
         let embedding = |(index, picture): (usize, &Arc<Picture>)| {
-            // A copy, so that no cached embedding keeps its whole batch alive.
-            let features = features.get(index)?.force_contiguous()?.permute((2, 0, 1))?;
-            let frame = preprocess::frame(&self.config, picture.width(), picture.height());
-            Ok(ImageEmbedding { features, frame, digest: picture.digest() })
+            let fine = encoded.fine.iter().map(|map| part(map, index));
+            Ok(ImageEmbedding {
+                cells: part(&encoded.cells, index)?,
+                fine: fine.collect::<candle_core::Result<_>>()?,
+                frame: preprocess::frame(size, picture.width(), picture.height()),
+                digest: picture.digest(),
+            })
         };
         pictures.iter().enumerate().map(embedding).collect()
     }

@@ -31,6 +31,19 @@ impl Cells {
         self.prompts.iter().all(|&count| count == 1)
     }
 
+    /// Something of each picture `[pictures, …]`, repeated for each of its prompts.
+    pub(super) fn repeat(&self, of_pictures: &Tensor) -> Result<Tensor> {
+        if self.owned() {
+            return Ok(of_pictures.clone());
+        }
+        self.each(|picture, _, count| {
+            let one = of_pictures.narrow(0, picture, 1)?;
+            let mut shape = one.dims().to_vec();
+            shape[0] = count;
+            one.expand(shape)
+        })
+    }
+
     /// Calls `f` with each picture's index, its first prompt and its number of prompts, and joins
     /// the results along the prompts.
     fn each(&self, f: impl Fn(usize, usize, usize) -> Result<Tensor>) -> Result<Tensor> {

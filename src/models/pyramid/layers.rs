@@ -8,14 +8,15 @@ use crate::models::Result;
 use crate::models::ops::{Activation, Depthwise, bias_activate};
 
 /// A 1×1 convolution: a matrix product, which candle does faster than a convolution.
-pub(super) struct Pointwise {
+#[derive(Debug)]
+pub(in crate::models) struct Pointwise {
     weight: Tensor,
     bias: Tensor,
     activation: Activation,
 }
 
 impl Pointwise {
-    pub(super) fn new(
+    pub(in crate::models) fn new(
         (from, to): (usize, usize),
         activation: Activation,
         vb: VarBuilder,
@@ -25,7 +26,7 @@ impl Pointwise {
     }
 
     /// `[batch, from, height, width]` to `[batch, to, height, width]`.
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(in crate::models) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, _, height, width) = x.dims4()?;
         let y = self.weight.broadcast_matmul(&x.flatten_from(2)?)?;
         let y = bias_activate(y, &self.bias, self.activation)?;
@@ -34,7 +35,8 @@ impl Pointwise {
 }
 
 /// A 3×3 convolution that keeps the sides or halves them (then padded below and on the right).
-pub(super) struct Conv3 {
+#[derive(Debug)]
+pub(in crate::models) struct Conv3 {
     weight: Tensor,
     bias: Tensor,
     stride: usize,
@@ -42,7 +44,7 @@ pub(super) struct Conv3 {
 }
 
 impl Conv3 {
-    pub(super) fn new(
+    pub(in crate::models) fn new(
         (from, to): (usize, usize),
         stride: usize,
         activation: Activation,
@@ -53,7 +55,7 @@ impl Conv3 {
     }
 
     /// `[batch, from, height, width]` with even sides to `[batch, to, height/stride, width/stride]`.
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(in crate::models) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = if self.stride == 1 {
             x.conv2d(&self.weight, 1, 1, 1, 1)?
         } else {
@@ -65,7 +67,7 @@ impl Conv3 {
 }
 
 /// A depthwise convolution with ReLU6.
-pub(super) fn depthwise(
+pub(in crate::models) fn depthwise(
     channels: usize,
     (kernel, stride): (usize, usize),
     vb: VarBuilder,

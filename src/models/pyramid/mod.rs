@@ -1,0 +1,149 @@
+//! What several networks look at a picture with: a trunk of inverted residuals (EfficientNet-Lite,
+//! Tan and Le 2019 without squeeze-and-excitation, ReLU6 for swish) and a feature pyramid.
+
+mod config;
+mod layers;
+
+use candle_core::{D, Module, Tensor};
+use candle_nn::{Linear, VarBuilder, linear};
+
+pub use config::{COARSEST, Config, Stage};
+pub(in crate::models) use layers::Pointwise;
+use layers::{Conv3, depthwise};
+
+use super::Result;
+use super::ops::{Activation, Depthwise};
+
+/// Expand, filter each channel, project; around a shortcut where sides and channels stay.
+#[derive(Debug)]
+struct Inverted {
+    expand: Option<Pointwise>,
+    depth: Depthwise,
+    project: Pointwise,
+    shortcut: bool,
+}
+
+impl Inverted {
+    fn new(from: usize, stage: &Stage, stride: usize, vb: VarBuilder) -> Result<Self> {
+        let wide = from * stage.expansion;
+        let expand = (stage.expansion > 1)
+            .then(|| Pointwise::new((from, wide), Activation::Relu6, vb.pp("expand")))
+            .transpose()?;
+        let to = (wide, stage.channels);
+        Ok(Self {
+            expand,
+            depth: depthwise(wide, (stage.kernel, stride), vb.pp("depth"))?,
+            project: Pointwise::new(to, Activation::None, vb.pp("project"))?,
+            shortcut: stride == 1 && from == stage.channels,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let expanded = self.expand.as_ref().map(|layer| layer.forward(x)).transpose()?;
+        let y = self.depth.forward(expanded.as_ref().unwrap_or(x))?;
+        let y = self.project.forward(&y)?;
+        if self.shortcut { Ok((x + y)?) } else { Ok(y) }
+    }
+}
+
+/// What the pyramid says about a batch of pictures.
+pub struct Maps {
+    /// The trunk at stride 4: `[batch, c4, side/4, side/4]`.
+    pub quarter: Tensor,
+    /// The pyramid at stride 16: `[batch, pyramid[0], side/16, side/16]`.
+    pub middle: Tensor,
+    /// The pyramid at stride 8: `[batch, pyramid[1], side/8, side/8]`.
+    pub fine: Tensor,
+    /// Each whole picture in one vector: `[batch, c32]`.
+    pub summary: Tensor,
+}
+
+/// Trunk and pyramid.
+#[derive(Debug)]
+pub struct Pyramid {
+    stem: Conv3,
+    /// Rows of blocks, each with the stride of what comes out.
+    stages: Vec<(Vec<Inverted>, usize)>,
+    context: Linear,
+    top: Pointwise,
+    mid: Pointwise,
+    merge: Conv3,
+    down: Pointwise,
+    low: Pointwise,
+    fine: Conv3,
+}
+
+impl Pyramid {
+    /// Reads the tensors.
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape; the sizes contradict each other.
+    pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
+        let [_, c8, c16, c32] = config.taps()?;
+        let mut channels = config.stem;
+        let mut stages = Vec::new();
+        for (i, (stage, at)) in config.strides().enumerate() {
+            let vb = vb.pp("stages").pp(i);
+            let mut blocks = Vec::new();
+            for block in 0..stage.blocks {
+                let stride = if block == 0 { stage.stride } else { 1 };
+                blocks.push(Inverted::new(channels, stage, stride, vb.pp(block))?);
+                channels = stage.channels;
+            }
+            stages.push((blocks, at));
+        }
+        let [p16, p8] = config.pyramid;
+        let (plain, relu) = (Activation::None, Activation::Relu);
+        Ok(Self {
+            stem: Conv3::new((3, config.stem), 2, Activation::Relu6, vb.pp("stem"))?,
+            stages,
+            context: linear(c32, c32, vb.pp("context"))?,
+            top: Pointwise::new((c32, p16), plain, vb.pp("top"))?,
+            mid: Pointwise::new((c16, p16), plain, vb.pp("mid"))?,
+            merge: Conv3::new((p16, p16), 1, relu, vb.pp("merge"))?,
+            down: Pointwise::new((p16, p8), plain, vb.pp("down"))?,
+            low: Pointwise::new((c8, p8), plain, vb.pp("low"))?,
+            fine: Conv3::new((p8, p8), 1, relu, vb.pp("fine"))?,
+        })
+    }
+
+    /// Pictures `[batch, 3, side, side]`, `side` a multiple of [`COARSEST`].
+    ///
+    /// # Errors
+    /// A tensor operation failed.
+    pub fn forward(&self, pixels: &Tensor) -> Result<Maps> {
+        let [quarter, c8, c16, c32] = self.trunk(pixels)?;
+        let summary = c32.mean((2, 3))?;
+        let context = self.context.forward(&summary)?.unsqueeze(D::Minus1)?;
+        let c32 = c32.broadcast_add(&context.unsqueeze(D::Minus1)?)?;
+        let middle = (self.mid.forward(&c16)? + double(&self.top.forward(&c32)?)?)?.relu()?;
+        let middle = self.merge.forward(&middle)?;
+        let fine = (self.low.forward(&c8)? + double(&self.down.forward(&middle)?)?)?.relu()?;
+        let fine = self.fine.forward(&fine)?;
+        Ok(Maps { quarter, middle, fine, summary })
+    }
+
+    /// The trunk's maps at strides 4, 8, 16 and 32.
+    fn trunk(&self, pixels: &Tensor) -> Result<[Tensor; 4]> {
+        let mut x = self.stem.forward(pixels)?;
+        let [mut c4, mut c8, mut c16] = [x.clone(), x.clone(), x.clone()];
+        for (blocks, stride) in &self.stages {
+            for block in blocks {
+                x = block.forward(&x)?;
+            }
+            match stride {
+                4 => c4 = x.clone(),
+                8 => c8 = x.clone(),
+                16 => c16 = x.clone(),
+                _ => {}
+            }
+        }
+        Ok([c4, c8, c16, x])
+    }
+}
+
+/// Twice the sides, each value four times.
+fn double(x: &Tensor) -> Result<Tensor> {
+    let (_, _, height, width) = x.dims4()?;
+    Ok(x.upsample_nearest2d(2 * height, 2 * width)?)
+}
