@@ -5,6 +5,7 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`cli`] | one file per command of the `riveg` binary |
+//! | [`eval`] | data set readers and the paper's metrics |
 //! | [`http`] | the door: routes, wire types, problem+json |
 //! | [`pipeline`] | the paper's two stages: recognize, then ground |
 //! | [`batch`] | queues, scheduler, admission, the executor thread that owns the device |
@@ -21,6 +22,7 @@
 
 pub mod batch;
 pub mod cli;
+pub mod eval;
 pub mod http;
 pub mod mask;
 pub mod models;

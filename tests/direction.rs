@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 /// Which rooms each room may import from. `telemetry` holds names only and is open to all that
 /// report something.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
-    ("cli", &["http", "pipeline", "pack", "batch", "models", "mask", "vision", "telemetry"]),
+    ("cli", &["eval", "http", "pipeline", "pack", "batch", "models", "mask", "vision", "telemetry"]),
+    ("eval", &["models", "mask", "vision"]),
     ("http", &["pipeline", "batch", "models", "mask", "vision", "telemetry"]),
     ("pipeline", &["batch", "models", "mask", "vision", "telemetry"]),
     ("batch", &["models", "mask", "vision", "telemetry"]),

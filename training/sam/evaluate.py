@@ -30,6 +30,7 @@ def export(run, config, pack):
     os.makedirs(pack, exist_ok=True)
     weights = {k: v.half() for k, v in pyramid.fold(sam).items()}
     save_file(weights, os.path.join(pack, "model.safetensors"))
+    os.chmod(os.path.join(pack, "model.safetensors"), 0o644)
     shutil.copy(config, os.path.join(pack, "config.json"))
 
 
@@ -104,6 +105,14 @@ def summary(rows):
     }
 
 
+def provenance(args):
+    """How the weights were made: told by the run, or by the card that is there."""
+    path = os.path.join(args.run, "run.json") if args.run else os.path.join(args.pack, "card.json")
+    with open(path) as f:
+        told = json.load(f)
+    return {key: told[key] for key in ("trained_on", "recipe", "steps") if key in told}
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--run")
@@ -124,8 +133,7 @@ def main():
     card = {
         "model": "sam",
         "parameters": sum(p.numel() for p in sam.parameters()),
-        "trained_on": "the train parts of coco_mini, street_fashion, human_masks, street_scenes, from ImageNet's weights of EfficientNet-Lite0 in the trunk; IoU head corrected on the calibration parts",
-        "recipe": "training/sam/train.sh, then evaluate.py --run, then calibrate.py",
+        **provenance(args),
         "measured_with": "python training/sam/evaluate.py --pack models/nano/sam",
         "measured_on": "gold boxes of instances over 2 % of the picture; coco_mini val2017, the other sets' heldout",
         "held_out": report,

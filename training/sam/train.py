@@ -4,6 +4,7 @@ evaluate.py exports, calibrate.py fits the IoU head, evaluate.py reports. Resuma
 minutes and picked up again. The schedule follows the time trained: the learning rate falls to nothing at --minutes.
 """
 import argparse
+import json
 import math
 import os
 import time
@@ -120,7 +121,7 @@ class Run:
         self.sam.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.AdamW(groups_of(self.sam), betas=(0.9, 0.98), fused=True)
         self.ema = {k: v.detach().clone() for k, v in self.sam.state_dict().items()}
-        self.state = {"step": 0, "spent": 0.0}
+        self.state, self.provenance = {"step": 0, "spent": 0.0}, {}
         self.path = os.path.join(args.out, "last.pt")
         if os.path.exists(self.path):
             saved = torch.load(self.path)
@@ -150,6 +151,8 @@ class Run:
         content = {"sam": self.sam.state_dict(), "optimizer": self.optimizer.state_dict(), "ema": self.ema, "state": self.state}
         torch.save(content, self.path + ".tmp")
         os.replace(self.path + ".tmp", self.path)
+        with open(os.path.join(os.path.dirname(self.path), "run.json"), "w") as f:
+            json.dump(self.provenance | {"steps": self.state["step"]}, f)
 
 
 def main():
@@ -159,6 +162,10 @@ def main():
     os.makedirs(args.out, exist_ok=True)
     run = Run(args, load_config(args.config))
     photos = [p for s in data.SETS for p in data.load(s, "train")]
+    run.provenance = {
+        "recipe": f"training/sam: train.py --minutes {args.minutes:g} --seed {args.seed} --lr {args.lr:g}, then evaluate.py --run, then calibrate.py",
+        "trained_on": f"{len(photos)} photos of the train parts of {', '.join(data.SETS)}; demo photos left out; trunk from ImageNet's weights of EfficientNet-Lite0",
+    }
     samplers = {side: data.Sampler(photos, side, args.prompts) for _, side, _ in PHASES}
     print(f"{len(photos)} photos, {sum(len(p.masks) for p in photos)} masks", flush=True)
     total, start, saved_at, mean = 60 * args.minutes, time.time() - run.state["spent"], time.time(), None
