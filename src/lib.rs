@@ -5,12 +5,14 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`cli`] | one file per command of the `riveg` binary |
+//! | [`corpus`] | many posts at once: files, journals, answers in process or by a server |
 //! | [`eval`] | data set readers and the paper's metrics |
 //! | [`http`] | the door: routes, wire types, problem+json |
 //! | [`pipeline`] | the paper's two stages: recognize, then ground |
 //! | [`batch`] | queues, scheduler, admission, the executor thread that owns the device |
 //! | [`pack`] | what to load: `pack.toml`, files, hashes |
 //! | [`models`] | the networks on candle, behind roles |
+//! | [`overlay`] | boxes, masks and labels drawn onto a picture |
 //! | [`mask`] | logits to full-size masks, RLE, polygons, PNG, IoU |
 //! | [`vision`] | pictures: decoding with limits, orientation, resizing, boxes |
 //! | [`telemetry`] | logging, and every metric's name |
@@ -22,10 +24,12 @@
 
 pub mod batch;
 pub mod cli;
+pub mod corpus;
 pub mod eval;
 pub mod http;
 pub mod mask;
 pub mod models;
+pub mod overlay;
 pub mod pack;
 pub mod pipeline;
 pub mod telemetry;

@@ -1,4 +1,4 @@
-//! Imports point downwards only: `cli → http → pipeline → batch → models → {vision, mask}`, with
+//! Imports point downwards only: `cli → {corpus, eval} → http → pipeline → batch → models → {vision, mask}`, with
 //! `pack` feeding `models`. Read from the source, so that a shortcut cannot slip in.
 
 use std::collections::BTreeSet;
@@ -7,13 +7,29 @@ use std::path::{Path, PathBuf};
 /// Which rooms each room may import from. `telemetry` holds names only and is open to all that
 /// report something.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
-    ("cli", &["eval", "http", "pipeline", "pack", "batch", "models", "mask", "vision", "telemetry"]),
-    ("eval", &["models", "mask", "vision"]),
+    (
+        "cli",
+        &[
+            "corpus",
+            "eval",
+            "http",
+            "pipeline",
+            "pack",
+            "batch",
+            "models",
+            "mask",
+            "vision",
+            "telemetry",
+        ],
+    ),
+    ("corpus", &["http", "pipeline", "batch", "vision"]),
+    ("eval", &["overlay", "models", "mask", "vision", "telemetry"]),
     ("http", &["pipeline", "batch", "models", "mask", "vision", "telemetry"]),
     ("pipeline", &["batch", "models", "mask", "vision", "telemetry"]),
     ("batch", &["models", "mask", "vision", "telemetry"]),
     ("pack", &["models"]),
     ("models", &["mask", "vision"]),
+    ("overlay", &["mask", "vision"]),
     ("mask", &["vision"]),
     ("vision", &[]),
     ("telemetry", &[]),
@@ -25,9 +41,9 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("hyper", &["http"]),
     ("tower_http", &["http"]),
     ("utoipa", &["http"]),
-    ("tokio", &["http", "pipeline", "batch", "cli"]),
+    ("tokio", &["http", "pipeline", "batch", "cli", "corpus"]),
     ("clap", &["cli"]),
-    ("anyhow", &["cli"]),
+    ("anyhow", &["cli", "corpus"]),
 ];
 
 fn source_files(directory: &Path, found: &mut Vec<PathBuf>) {

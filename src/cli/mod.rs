@@ -1,13 +1,14 @@
 //! The command line: one file per command.
 
 mod device;
+mod eval;
 mod openapi;
-mod overlay;
 mod pack;
 mod predict;
 mod serve;
 mod settings;
 mod startup;
+mod work;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,8 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
     /// Answer for one picture and one text, then stop.
     Predict(Box<predict::PredictArgs>),
+    /// Measure a pack, a server or a file of predictions on annotated posts.
+    Eval(Box<eval::EvalArgs>),
     /// Print the OpenAPI document.
     Openapi(openapi::OpenapiArgs),
     /// Look into packs.
@@ -46,6 +49,7 @@ pub fn main() -> ExitCode {
         None => serve::run(cli.serve),
         Some(Command::Serve(args)) => serve::run(*args),
         Some(Command::Predict(args)) => predict::run(*args),
+        Some(Command::Eval(args)) => eval::run(*args),
         Some(Command::Openapi(args)) => openapi::run(&args),
         Some(Command::Pack(command)) => pack::run(command),
     };

@@ -10,11 +10,12 @@ use tokio::sync::oneshot;
 
 use super::settings::{Settings, SettingsArgs};
 use super::startup::{self, Bar, Started};
+use super::work::init_logging;
 use crate::batch::HealthState;
 use crate::http::server::{self, ServerOptions};
 use crate::http::{self, AppState, HttpOptions, Limits, ServiceInfo};
 use crate::pipeline::Pipeline;
-use crate::telemetry::{self, LogFormat};
+use crate::telemetry;
 
 /// Serves over HTTP.
 #[derive(Args)]
@@ -37,12 +38,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
         print!("{}", settings.to_toml()?);
         return Ok(());
     }
-    let format = match settings.log_format.as_str() {
-        "text" => LogFormat::Text,
-        "json" => LogFormat::Json,
-        other => bail!("unknown log format `{other}`: use text or json"),
-    };
-    telemetry::init_logging(&settings.log, format)?;
+    init_logging(&settings)?;
     startup::set_threads(settings.threads)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(serve(settings));

@@ -6,6 +6,7 @@ pub mod gold;
 pub mod metrics;
 pub mod prediction;
 pub mod read;
+pub mod report;
 
 pub use gold::{DataSet, GoldEntity, GoldPost, Instance};
 pub use prediction::{PredictedEntity, PredictedPost};

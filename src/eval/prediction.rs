@@ -117,6 +117,24 @@ pub(super) fn bbox(edges: &[f64]) -> Result<BoundingBox, AnswerError> {
     Ok(BoundingBox::new(x1 as f32, y1 as f32, x2 as f32, y2 as f32))
 }
 
+/// The masks with their scores of an answer of `POST /v1/segment`.
+///
+/// # Errors
+/// [`AnswerError`]
+pub fn masks(answer: &serde_json::Value) -> Result<Vec<(Rle, f64)>, AnswerError> {
+    #[derive(Deserialize)]
+    struct Answer {
+        masks: Vec<Made>,
+    }
+    #[derive(Deserialize)]
+    struct Made {
+        mask: Mask,
+        mask_score: f64,
+    }
+    let Answer { masks } = Answer::deserialize(answer)?;
+    masks.iter().map(|made| Ok((made.mask.decode()?, made.mask_score))).collect()
+}
+
 impl PredictedPost {
     /// Reads an answer of `POST /v1/smner`.
     ///

@@ -20,8 +20,8 @@ const SMALLEST: f64 = 0.02;
 pub struct CocoQuestions {
     /// The JSON file; the pictures lie in `images/` beside it.
     pub annotations: PathBuf,
-    /// Only pictures whose `split` or `coco_split` is this.
-    pub split: Option<String>,
+    /// Only pictures whose `split` or `coco_split` is one of these; all where there are none.
+    pub splits: Vec<String>,
     /// Also ask, as often, for classes that a picture does not show: only where every instance of
     /// every class is annotated.
     pub absent: bool,
@@ -115,9 +115,9 @@ pub fn coco(questions: &CocoQuestions) -> Result<DataSet> {
     }
     let mut posts = Vec::new();
     for image in &file.images {
-        let splits = [&image.split, &image.coco_split];
-        let wanted = |split: &String| splits.contains(&&Some(split.clone()));
-        if !questions.split.as_ref().is_none_or(wanted) {
+        let own = [&image.split, &image.coco_split];
+        let wanted = own.into_iter().flatten().any(|split| questions.splits.contains(split));
+        if !wanted && !questions.splits.is_empty() {
             continue;
         }
         let annotations = by_image.get(&image.id).map_or(&[][..], Vec::as_slice);
@@ -278,8 +278,8 @@ mod tests {
                            {"id": 3, "name": "car"}, {"id": 4, "name": "owl"}],
         });
         std::fs::write(&path, file.to_string()).unwrap();
-        let split = Some("heldout".to_owned());
-        coco(&CocoQuestions { annotations: path, split, absent }).unwrap()
+        let splits = vec!["heldout".to_owned()];
+        coco(&CocoQuestions { annotations: path, splits, absent }).unwrap()
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What `riveg predict --overlay` draws: masks, boxes and labels on a copy of the picture.
+//! Masks, boxes and labels drawn on a copy of a picture, for people to look at.
 
 mod label;
 
@@ -60,8 +60,12 @@ pub fn overlay_png(picture: &Picture, items: &[OverlayItem]) -> Result<Vec<u8>, 
     Ok(file.into_inner())
 }
 
-/// Masks first, then boxes, then labels, so that no label is hidden.
-fn draw(picture: &Picture, items: &[OverlayItem]) -> Result<RgbImage, OverlayError> {
+/// Draws the items on a copy of the picture, the first ones on top: masks first, then boxes, then
+/// labels, so that no label is hidden.
+///
+/// # Errors
+/// [`OverlayError::MaskSize`]
+pub fn draw(picture: &Picture, items: &[OverlayItem]) -> Result<RgbImage, OverlayError> {
     let mut canvas = RgbImage::from_fn(picture.width(), picture.height(), |x, y| {
         let start = 3 * (y as usize * picture.width() as usize + x as usize);
         Rgb([picture.rgb()[start], picture.rgb()[start + 1], picture.rgb()[start + 2]])
