@@ -12,6 +12,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "corpus",
             "eval",
+            "overlay",
             "http",
             "pipeline",
             "pack",

@@ -1,5 +1,6 @@
 //! `riveg eval`: measure a pack, a server or a file of predictions on annotated posts.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
@@ -143,7 +144,8 @@ fn write(evaluated: &Evaluated, out: &Path) -> anyhow::Result<()> {
     save("report.json", &(serde_json::to_string_pretty(&found)? + "\n"))?;
     save("report.md", &markdown)?;
     save("report.html", &report::html(&found, &examples))?;
-    println!("{markdown}");
+    // Whoever reads only the first lines is no error.
+    let _ = writeln!(std::io::stdout(), "{markdown}");
     eprintln!("report: {}", out.join("report.html").display());
     Ok(())
 }

@@ -18,7 +18,7 @@ use super::metrics::{
     self, Baselines, Calibration, Confusion, DataSetCounts, IouRule, Masks, Overlaps, Pair, Prf,
     Share, Task,
 };
-use super::prediction::Predictions;
+use super::prediction::{PredictedEntity, Predictions};
 use crate::mask::Rle;
 
 /// IoU thresholds of the sweep, in per cent.
@@ -177,6 +177,7 @@ pub fn report(evaluated: &Evaluated) -> Report {
         .map(|made| (made.score, made.mask.iou(&made.instance.mask).unwrap_or_default()))
         .collect();
     let fine = metrics::fine_types(&pairs);
+    let entailment = entailment(&pairs);
     Report {
         data_set: set.name.clone(),
         source: source.clone(),
@@ -187,11 +188,11 @@ pub fn report(evaluated: &Evaluated) -> Report {
         failed: set.posts.iter().filter(|p| matches!(predictions.get(&p.id), Some(None))).count(),
         tasks: tasks.iter().map(row).collect(),
         mner_by_span: by_span.then(|| metrics::spans(&pairs).into()),
-        gmner_upper_bound: tasks
-            .contains(&Task::Gmner)
-            .then(|| metrics::upper_bound(&pairs).into()),
+        gmner_upper_bound: (set.annotated.boxes && !set.questions)
+            .then(|| metrics::upper_bound(&pairs).into())
+            .filter(|_| !entailment.is_empty()),
         fine_types: (fine.of > 0).then(|| fine.into()),
-        entailment: entailment(&pairs),
+        entailment,
         grounding: metrics::grounding(&pairs, rule, 0.5)
             .into_iter()
             .map(|(group, share)| (group, share.into()))
@@ -210,17 +211,23 @@ fn tasks_of(set: &DataSet, pairs: &[Pair]) -> Vec<Task> {
     if set.questions {
         return Vec::new();
     }
-    let looked = pairs
-        .iter()
-        .filter_map(|pair| pair.predicted)
-        .any(|post| post.entities.iter().any(|entity| entity.groundable.is_some()));
+    let any = |of: fn(&PredictedEntity) -> bool| {
+        let posts = pairs.iter().filter_map(|pair| pair.predicted);
+        posts.flat_map(|post| &post.entities).any(of)
+    };
+    let looked = any(|entity| entity.groundable.is_some());
+    // Released predictions may say that something is shown without saying where.
+    let unplaced = |place: fn(&PredictedEntity) -> bool| {
+        any(|entity| entity.groundable == Some(true)) && !any(place)
+    };
+    let (no_boxes, no_masks) = (unplaced(|e| e.bbox.is_some()), unplaced(|e| e.mask.is_some()));
     Task::ALL
         .into_iter()
         .filter(|&task| {
             task == Task::Mner
                 || looked
-                    && (!task.wants_boxes() || set.annotated.boxes)
-                    && (!task.wants_masks() || set.annotated.masks)
+                    && (!task.wants_boxes() || set.annotated.boxes && !no_boxes)
+                    && (!task.wants_masks() || set.annotated.masks && !no_masks)
         })
         .collect()
 }
