@@ -2,18 +2,22 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{StubSegmenter, StubTagger, options, roles, roles_with};
+use common::{StubEntailer, StubGrounder, StubSegmenter, StubTagger, options, roles, roles_with};
 use riveg::batch::{Cost, HealthState, RequestContext};
-use riveg::models::{CharSpan, EntityType};
-use riveg::pipeline::{
-    Answer, GivenEntity, Options, Pipeline, PipelineError, PipelineOptions, Request,
-    SegmentRequest, Task,
+use riveg::models::{
+    CharSpan, EntailInput, Entailer, Entailment, EntityType, GroundInput, Grounder, Grounding,
+    ModelInfo,
 };
-use riveg::vision::{BoundingBox, Picture};
+use riveg::pipeline::{
+    Answer, GivenEntity, Options, Pipeline, PipelineError, PipelineOptions, Request, Roles,
+    SegmentRequest, Task, warm_up,
+};
+use riveg::vision::{BoundingBox, Picture, PictureDigest};
 
 /// A picture of this size with some structure.
 fn picture(width: u32, height: u32) -> Arc<Picture> {
@@ -203,4 +207,52 @@ async fn unadmitted_work_runs_too() {
     let context = RequestContext::unadmitted("predict".into(), None);
     let answer = pipeline.run(request("Ada", Options::default()), &context).await.unwrap();
     assert_eq!(answer.entities.len(), 1);
+}
+
+/// Both roles on one object; notes every picture that it is shown.
+#[derive(Default)]
+struct Witness {
+    seen: Mutex<Vec<PictureDigest>>,
+}
+
+impl Entailer for Witness {
+    fn entail(&self, inputs: &[EntailInput]) -> riveg::models::Result<Vec<Entailment>> {
+        self.seen.lock().unwrap().extend(inputs.iter().map(|input| input.picture.digest()));
+        StubEntailer.entail(inputs)
+    }
+
+    fn cost(&self, input: &EntailInput) -> u64 {
+        StubEntailer.cost(input)
+    }
+
+    fn info(&self) -> ModelInfo {
+        StubEntailer.info()
+    }
+}
+
+impl Grounder for Witness {
+    fn ground(&self, inputs: &[GroundInput]) -> riveg::models::Result<Vec<Option<Grounding>>> {
+        self.seen.lock().unwrap().extend(inputs.iter().map(|input| input.picture.digest()));
+        StubGrounder.ground(inputs)
+    }
+
+    fn cost(&self, input: &GroundInput) -> u64 {
+        StubGrounder.cost(input)
+    }
+
+    fn info(&self) -> ModelInfo {
+        StubGrounder.info()
+    }
+}
+
+#[test]
+fn warming_up_shows_no_picture_twice() {
+    let witness = Arc::new(Witness::default());
+    let roles = Roles { entailer: witness.clone(), grounder: witness.clone(), ..roles() };
+    // More than 256 pictures in all.
+    let options = PipelineOptions { max_batch: 70, ..options() };
+    warm_up(&roles, &options).unwrap();
+    let seen = witness.seen.lock().unwrap();
+    let distinct: HashSet<_> = seen.iter().collect();
+    assert_eq!((seen.len(), distinct.len()), (4 * 70, 4 * 70));
 }
