@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{StubEntailer, StubGrounder, StubSegmenter, StubTagger, options, roles, roles_with};
-use riveg::batch::{Cost, HealthState, RequestContext};
+use riveg::batch::stages::{EntailStage, SegmentStage};
+use riveg::batch::{BatchModel, Cost, HealthState, RequestContext};
 use riveg::models::{
     CharSpan, EntailInput, Entailer, Entailment, EntityType, GroundInput, Grounder, Grounding,
-    ModelInfo,
+    ModelInfo, SegmentInput,
 };
 use riveg::pipeline::{
     Answer, GivenEntity, Options, Pipeline, PipelineError, PipelineOptions, Request, Roles,
@@ -145,7 +146,7 @@ async fn failures_and_panics_are_internal_and_hurt_nobody_else() {
 
 #[tokio::test]
 async fn admission_counts_cost_and_gives_it_back() {
-    // One post is charged 10 + 50 + (20 + 20 + 5) = 105.
+    // One post is charged 10 + (15 + 15 + 50) + (5 + 5 + 5) = 105.
     let options = PipelineOptions { max_inflight: Cost(200), ..options() };
     let pipeline = Pipeline::start(roles(), options).unwrap();
     let post = request("Ada", Options::default());
@@ -158,17 +159,85 @@ async fn admission_counts_cost_and_gives_it_back() {
 
 #[tokio::test]
 async fn more_entities_than_expected_are_charged_for() {
-    let options = PipelineOptions { max_inflight: Cost(400), ..options() };
+    let options = PipelineOptions { max_inflight: Cost(290), ..options() };
     let pipeline = Pipeline::start(roles(), options).unwrap();
     let post = request("Ada Ada Ada Ada Ada Ada Ada", Options::default());
     let context = pipeline.admit(&post, None, "test".into()).unwrap();
     let small = request("Ada", Options::default());
     assert!(pipeline.admit(&small, None, "test".into()).is_ok(), "room before tagging");
     pipeline.run(post, &context).await.unwrap();
-    // 105 + 6 · 45 = 375, held until the context is dropped.
+    // 105 + 6 · 15 = 195, held until the context is dropped.
     assert!(pipeline.admit(&small, None, "test".into()).is_err(), "no room after tagging");
     drop(context);
     assert!(pipeline.admit(&small, None, "test".into()).is_ok());
+}
+
+/// A text alone; its price is 10.
+fn text_alone() -> Request {
+    Request { picture: None, ..request("Ada", Options { task: Task::Mner, ..Options::default() }) }
+}
+
+/// A pipeline over `roles` with this capacity, of which a text alone takes up 10.
+fn partly_full(roles: &Roles, capacity: u64) -> (Pipeline, RequestContext) {
+    let options = PipelineOptions { max_inflight: Cost(capacity), ..options() };
+    let pipeline = Pipeline::start(roles.clone(), options).unwrap();
+    let text = pipeline.admit(&text_alone(), None, "text".into()).unwrap();
+    (pipeline, text)
+}
+
+#[tokio::test]
+async fn what_depends_on_the_picture_is_charged_once() {
+    let post = |task, count| {
+        let span = CharSpan { start: 0, end: 3 };
+        let entity = GivenEntity { span, kind: EntityType::Per, expression: None };
+        let entities = Some(vec![entity; count]);
+        request("Ada", Options { task, entities, ..Options::default() })
+    };
+    let assert_price = |roles: &Roles, post: &Request, price: u64| {
+        for (capacity, fits) in [(10 + price, true), (9 + price, false)] {
+            let (pipeline, _text) = partly_full(roles, capacity);
+            assert_eq!(pipeline.admit(post, None, "test".into()).is_ok(), fits, "{price}");
+        }
+    };
+    let apart = roles();
+    assert_price(&apart, &post(Task::Gmner, 1), (15 + 15) + (5 + 5));
+    assert_price(&apart, &post(Task::Gmner, 20), (15 + 15) + 20 * (5 + 5));
+    assert_price(&apart, &post(Task::Smner, 20), (15 + 15 + 50) + 20 * (5 + 5 + 5));
+    let witness = Arc::new(Witness::default());
+    let at_once = Roles { entailer: witness.clone(), grounder: witness, ..roles() };
+    assert_price(&at_once, &post(Task::Gmner, 20), 15 + 20 * (5 + 5));
+    assert_price(&at_once, &post(Task::Smner, 1), (15 + 50) + (5 + 5 + 5));
+}
+
+#[tokio::test]
+async fn a_full_pipeline_refuses_before_it_knows_the_request() {
+    // The least with a picture is a word and one entity: 10 + (15 + 15) + (5 + 5) = 50.
+    let (pipeline, text) = partly_full(&roles(), 60);
+    pipeline.refuse_when_full().unwrap();
+    let another = pipeline.admit(&text_alone(), None, "text".into()).unwrap();
+    let refused = pipeline.refuse_when_full().unwrap_err();
+    assert!(matches!(refused, PipelineError::Overloaded { .. }), "{refused}");
+    let third = pipeline.admit(&text_alone(), None, "text".into());
+    assert!(third.is_ok(), "there is room, but not for a picture");
+    drop((text, another, third));
+    pipeline.refuse_when_full().unwrap();
+}
+
+#[test]
+fn no_batch_of_long_items_holds_more_work_than_the_largest_of_ordinary_ones() {
+    let roles = roles();
+    let decoder = SegmentStage(roles.segmenter.clone());
+    let spec = decoder.spec(8);
+    assert_eq!(spec.max_batch_cost, Cost(8 * 5), "eight boxes");
+    let picture = picture(8, 8);
+    let embedding = roles.segmenter.encode(std::slice::from_ref(&picture)).unwrap().remove(0);
+    let boxes = vec![BoundingBox::new(0.0, 0.0, 8.0, 8.0); 100];
+    assert_eq!(decoder.cost(&SegmentInput { embedding, boxes }), Cost(500), "runs alone");
+    // An ordinary batch is bounded by its size alone.
+    let entailer = EntailStage(roles.entailer.clone());
+    let question =
+        EntailInput { picture, expression: "Ada (PER)-a person".into(), description: None };
+    assert!(entailer.cost(&question).times(8) <= entailer.spec(8).max_batch_cost);
 }
 
 #[tokio::test]
@@ -221,8 +290,12 @@ impl Entailer for Witness {
         StubEntailer.entail(inputs)
     }
 
-    fn cost(&self, input: &EntailInput) -> u64 {
-        StubEntailer.cost(input)
+    fn picture_cost(&self) -> u64 {
+        StubEntailer.picture_cost()
+    }
+
+    fn cost(&self, expression: &str, description: Option<&str>) -> u64 {
+        StubEntailer.cost(expression, description)
     }
 
     fn info(&self) -> ModelInfo {
@@ -236,8 +309,12 @@ impl Grounder for Witness {
         StubGrounder.ground(inputs)
     }
 
-    fn cost(&self, input: &GroundInput) -> u64 {
-        StubGrounder.cost(input)
+    fn picture_cost(&self) -> u64 {
+        StubGrounder.picture_cost()
+    }
+
+    fn cost(&self, expression: &str) -> u64 {
+        StubGrounder.cost(expression)
     }
 
     fn info(&self) -> ModelInfo {

@@ -1,4 +1,5 @@
-//! Runs every role at its largest batch before the first request, once to get warm and once by the
+//! Runs every role at the largest batch that its stage's caps allow (of one long item each; a single
+//! item that is larger still runs alone) before the first request, once to get warm and once by the
 //! clock: memory is faulted in, kernels are chosen, a network that cannot run says so at start-up,
 //! and the machine's speed is known.
 
@@ -6,12 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{PipelineOptions, Roles};
-use crate::batch::Cost;
+use crate::batch::stages::{
+    EncodeStage, EntailStage, GroundStage, LONG_EXPRESSION, LONG_TEXT, TagStage,
+};
+use crate::batch::{BatchModel, Cost};
 use crate::models::{EntailInput, GroundInput, ModelError, SegmentInput, TagInput};
 use crate::vision::{BoundingBox, Picture};
 
-const TEXT: &str = "Ada Lovelace met Charles Babbage at the Royal Society in London";
-const EXPRESSION: &str = "Ada Lovelace (PER)-a person";
 const WIDTH: u32 = 640;
 const HEIGHT: u32 = 480;
 
@@ -57,12 +59,15 @@ struct Round {
 impl Round {
     fn new(options: &PipelineOptions, pictures: &mut FreshPictures) -> Result<Self, ModelError> {
         let batch = options.max_batch;
-        let expression: Arc<str> = EXPRESSION.into();
-        let question =
-            |picture| EntailInput { picture, expression: expression.clone(), description: None };
+        let expression: Arc<str> = LONG_EXPRESSION.into();
+        let question = |picture| EntailInput {
+            picture,
+            expression: expression.clone(),
+            description: Some(LONG_TEXT.into()),
+        };
         let place = |picture| GroundInput { picture, expression: expression.clone() };
         Ok(Self {
-            tag: vec![TagInput { text: TEXT.into(), knowledge: None }; batch],
+            tag: vec![TagInput { text: LONG_TEXT.into(), knowledge: None }; batch],
             entail: pictures.take(batch)?.into_iter().map(question).collect(),
             ground: pictures.take(batch)?.into_iter().map(place).collect(),
             encode: pictures.take(options.max_encode_batch)?,
@@ -85,13 +90,16 @@ impl Round {
         Ok(())
     }
 
+    /// By the stages' own prices: every picture is new, so each question pays for one.
     fn cost(&self, roles: &Roles) -> Cost {
-        let tagging: u64 = self.tag.iter().map(|input| roles.tagger.cost(input)).sum();
-        let entailing: u64 = self.entail.iter().map(|input| roles.entailer.cost(input)).sum();
-        let grounding: u64 = self.ground.iter().map(|input| roles.grounder.cost(input)).sum();
-        let encoding = roles.segmenter.encode_cost() * self.encode.len() as u64;
-        let decoding = roles.segmenter.decode_cost() * self.tag.len() as u64;
-        Cost(tagging + entailing + grounding + encoding + decoding)
+        fn all<M: BatchModel>(stage: M, inputs: &[M::Input]) -> Cost {
+            inputs.iter().map(|input| stage.cost(input)).sum()
+        }
+        all(TagStage(roles.tagger.clone()), &self.tag)
+            + all(EntailStage(roles.entailer.clone()), &self.entail)
+            + all(GroundStage(roles.grounder.clone()), &self.ground)
+            + all(EncodeStage(roles.segmenter.clone()), &self.encode)
+            + Cost(roles.segmenter.decode_cost()).times(self.tag.len())
     }
 }
 
