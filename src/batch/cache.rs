@@ -91,15 +91,29 @@ struct Flight<V> {
     landing: watch::Sender<Landing<V>>,
 }
 
+impl<V: Clone> Flight<V> {
+    /// The reply, where there is one already and it is a value.
+    fn landed_reply(&self) -> Option<Reply<V>> {
+        self.landing.borrow().as_ref()?.as_ref().ok().cloned()
+    }
+}
+
 /// Somebody's interest in a flight; the flight may be given up once all are dropped.
 pub struct Interest<V> {
     flight: Arc<Flight<V>>,
+    since: Instant,
 }
 
 impl<V> Interest<V> {
     fn new(flight: &Arc<Flight<V>>) -> Self {
         flight.interest.fetch_add(1, Ordering::Relaxed);
-        Self { flight: Arc::clone(flight) }
+        Self { flight: Arc::clone(flight), since: Instant::now() }
+    }
+
+    /// A landed flight's value, and its running time as far as the interest was there to see it.
+    fn reply(&self, landed: Reply<V>, waited: Duration) -> Reply<V> {
+        let executed = landed.executed.min(self.since.elapsed());
+        Reply { queued: waited.saturating_sub(executed), executed, ..landed }
     }
 }
 
@@ -130,17 +144,22 @@ where
         Self { inner: Arc::new(Inner { stage, weigh, state, metrics }) }
     }
 
-    /// Starts computing a value early, while nothing else is queued. The computation is given up
-    /// when the returned interest is dropped before it ran and nobody else joined. `None` where the
+    /// Starts computing a value early, while the device is idle. The computation is given up when
+    /// the returned interest is dropped before it ran and nobody else joined. `None` where the
     /// value is kept already, or where the stage takes nothing on.
     pub fn speculate(&self, key: K, input: I, ctx: &RequestContext) -> Option<Interest<V>> {
-        match self.find(key, input, ctx, true) {
-            Ok(Found::Started(interest)) => {
+        let found = self.find(key, input, ctx, true).ok()?;
+        match found {
+            Found::Started(interest) => {
+                self.inner.metrics.miss.increment(1);
                 self.inner.metrics.speculations.increment(1);
                 Some(interest)
             }
-            Ok(Found::Joined(interest)) => Some(interest),
-            Ok(Found::Kept(_)) | Err(_) => None,
+            Found::Joined(interest) => {
+                self.inner.metrics.joined.increment(1);
+                Some(interest)
+            }
+            Found::Kept(_) => None,
         }
     }
 
@@ -154,8 +173,42 @@ where
     where
         I: Clone,
     {
+        self.get_or_claim(None, key, input, ctx).await
+    }
+
+    /// As [`FlightCache::get`], of a value that was asked for early: its running time is told
+    /// although it may have run before, and it is not counted a second time.
+    ///
+    /// # Errors
+    /// As [`FlightCache::get`].
+    pub async fn claim(
+        &self,
+        early: Interest<V>,
+        key: K,
+        input: I,
+        ctx: &RequestContext,
+    ) -> Result<Reply<V>, StageError>
+    where
+        I: Clone,
+    {
+        match early.flight.landed_reply() {
+            Some(reply) => Ok(early.reply(reply, Duration::ZERO)),
+            None => self.get_or_claim(Some(early), key, input, ctx).await,
+        }
+    }
+
+    async fn get_or_claim(
+        &self,
+        early: Option<Interest<V>>,
+        key: K,
+        input: I,
+        ctx: &RequestContext,
+    ) -> Result<Reply<V>, StageError>
+    where
+        I: Clone,
+    {
         let started = Instant::now();
-        let mut counted = false;
+        let mut counted = early.is_some();
         let mut may_retry = true;
         loop {
             let found = self.find(key, input.clone(), ctx, false)?;
@@ -168,7 +221,11 @@ where
                 Found::Started(interest) => (interest, false),
             };
             match interest.landed(ctx.deadline()).await {
-                Ok(reply) => return Ok(shared_reply(reply, started.elapsed())),
+                Ok(reply) => {
+                    let same = early.filter(|early| Arc::ptr_eq(&early.flight, &interest.flight));
+                    let interest = same.unwrap_or(interest);
+                    return Ok(interest.reply(reply, started.elapsed()));
+                }
                 // Given up just before it was joined: that says nothing about this request.
                 Err(StageError::Cancelled) => {}
                 Err(StageError::Failed | StageError::Panicked) if joined && may_retry => {
@@ -244,12 +301,6 @@ impl<V: Clone> Interest<V> {
 
 fn kept_reply<V>(output: V) -> Reply<V> {
     Reply { output, queued: Duration::ZERO, executed: Duration::ZERO, batch_size: 0 }
-}
-
-/// A flight's reply as one of those who waited `waited` for it sees it.
-fn shared_reply<V>(reply: Reply<V>, waited: Duration) -> Reply<V> {
-    let executed = reply.executed.min(waited);
-    Reply { queued: waited - executed, executed, ..reply }
 }
 
 /// Lands a flight: files its result and wakes all who wait.

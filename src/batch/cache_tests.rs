@@ -2,7 +2,7 @@
 
 use futures_util::poll;
 
-use super::stubs::{Act, Item, bench, context};
+use super::stubs::{Act, Bench, Item, bench, context};
 use super::*;
 
 const fn four_bytes(_value: &u32) -> usize {
@@ -159,6 +159,47 @@ async fn asking_for_real_promotes_a_speculation() {
     assert_eq!(wanted.await.unwrap().output, 101);
     work.await.unwrap();
     assert_eq!(bench.ran(), [("late", vec![1]), ("early", vec![2])]);
+}
+
+fn outcomes(bench: &Bench) -> [f64; 3] {
+    ["hit", "joined", "miss"]
+        .map(|o| bench.metric(&format!("riveg_embedding_cache_total{{outcome=\"{o}\"}}")))
+}
+
+#[tokio::test]
+async fn a_speculation_that_ran_is_told_once_and_with_its_running_time() {
+    let (bench, ctx) = (bench(), context());
+    let cache = bench.with_metrics(|| cache(&bench.late));
+    let early = cache.speculate(1, (1, Act::Block), &ctx).unwrap();
+    bench.entered();
+    assert_eq!(outcomes(&bench), [0.0, 0.0, 1.0]);
+    bench.release();
+    bench.early.submit((2, Act::Echo), &ctx).await.unwrap();
+    let claimed = cache.claim(early, 1, (1, Act::Block), &ctx).await.unwrap();
+    assert_eq!((claimed.output, claimed.queued), (101, std::time::Duration::ZERO));
+    assert!(!claimed.executed.is_zero());
+    assert_eq!(outcomes(&bench), [0.0, 0.0, 1.0], "the same request again");
+    let kept = cache.get(1, (1, Act::Echo), &ctx).await.unwrap();
+    assert!(kept.executed.is_zero(), "another request did not wait for it");
+    assert_eq!(outcomes(&bench), [1.0, 0.0, 1.0]);
+}
+
+#[tokio::test]
+async fn claiming_a_speculation_that_is_queued_promotes_it() {
+    let (bench, ctx) = (bench(), context());
+    let cache = bench.with_metrics(|| cache(&bench.late));
+    let blocked = bench.block().await;
+    let early = cache.speculate(1, (1, Act::Echo), &ctx).unwrap();
+    let mut claimed = Box::pin(cache.claim(early, 1, (1, Act::Echo), &ctx));
+    assert!(poll!(&mut claimed).is_pending());
+    let mut work = Box::pin(bench.early.submit((2, Act::Echo), &ctx));
+    assert!(poll!(&mut work).is_pending());
+    bench.release();
+    blocked.await.unwrap();
+    assert_eq!(claimed.await.unwrap().output, 101);
+    work.await.unwrap();
+    assert_eq!(bench.ran(), [("late", vec![1]), ("early", vec![2])]);
+    assert_eq!(outcomes(&bench), [0.0, 0.0, 1.0]);
 }
 
 #[tokio::test]

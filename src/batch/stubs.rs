@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, mpsc};
 
 use futures_util::poll;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
 use super::executor::lock;
 use super::*;
@@ -90,7 +90,7 @@ pub(super) struct Bench {
     pub(super) late: StageHandle<Item, u32>,
     pub(super) executor: Executor,
     pub(super) log: Log,
-    metrics: PrometheusHandle,
+    recorder: PrometheusRecorder,
     entered: mpsc::Receiver<()>,
     pub(super) release: mpsc::Sender<()>,
 }
@@ -119,7 +119,7 @@ pub(super) fn bench_with(early: StageSpec, limit: PanicLimit) -> Bench {
         let late = builder.stage(StageSpec::new("late", 1, 8), stub("late"));
         (early, late, builder.start().unwrap())
     });
-    Bench { early, late, executor, log, metrics: recorder.handle(), entered, release }
+    Bench { early, late, executor, log, recorder, entered, release }
 }
 
 impl Bench {
@@ -147,8 +147,13 @@ impl Bench {
         lock(&self.log).clone()
     }
 
+    /// Makes something whose metrics are to be read here.
+    pub(super) fn with_metrics<T>(&self, make: impl FnOnce() -> T) -> T {
+        ::metrics::with_local_recorder(&self.recorder, make)
+    }
+
     pub(super) fn metric(&self, line: &str) -> f64 {
-        let text = self.metrics.render();
+        let text = self.recorder.handle().render();
         let found = text.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(' '));
         found.unwrap_or_else(|| panic!("no {line} in\n{text}")).parse().unwrap()
     }

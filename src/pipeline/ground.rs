@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::recognize::Found;
+use super::stages::Scene;
 use super::{
     GroundedEntity, Mask, Options, Pipeline, PipelineError, SegmentAnswer, SegmentRequest,
     SegmentedBox, Task, Timings,
@@ -20,7 +21,7 @@ impl Pipeline {
     pub(super) async fn ground(
         &self,
         found: &mut [Found],
-        picture: &Arc<Picture>,
+        scene: Scene<'_>,
         options: &Options,
         context: &RequestContext,
         timings: &mut Timings,
@@ -28,11 +29,12 @@ impl Pipeline {
         if options.task == Task::Mner || found.is_empty() {
             return Ok(());
         }
+        let picture = scene.picture;
         let shown = self.entail(found, picture, options, context, timings).await?;
         let placed = self.place(found, &shown, picture, context, timings).await?;
         let boxes: Vec<_> = placed.iter().map(|(_, grounding)| grounding.bbox).collect();
         let masks = if options.task == Task::Smner && !boxes.is_empty() {
-            let (predictions, rles) = self.segment_boxes(picture, boxes, context, timings).await?;
+            let (predictions, rles) = self.segment_boxes(scene, boxes, context, timings).await?;
             predictions.iter().zip(rles).map(|(p, rle)| Some(rate(p, rle, options))).collect()
         } else {
             vec![None; placed.len()]
@@ -99,12 +101,12 @@ impl Pipeline {
     /// Turns boxes of one picture into masks; called with at least one box.
     async fn segment_boxes(
         &self,
-        picture: &Arc<Picture>,
+        scene: Scene<'_>,
         boxes: Vec<BoundingBox>,
         context: &RequestContext,
         timings: &mut Timings,
     ) -> Result<(Vec<MaskPrediction>, Vec<Rle>), PipelineError> {
-        let encoded = self.stages.encode(picture, context).await?;
+        let encoded = self.stages.encode(scene, context).await?;
         let reply = self.stages.decode(encoded.output, boxes, context).await?;
         timings.segment += encoded.executed + reply.executed;
         timings.queue += encoded.queued + reply.queued;
@@ -128,8 +130,9 @@ impl Pipeline {
         if boxes.is_empty() {
             return Ok(SegmentAnswer { masks: Vec::new(), timings });
         }
+        let scene = Scene { picture: &picture, early: None };
         let (predictions, rles) =
-            self.segment_boxes(&picture, boxes.clone(), context, &mut timings).await?;
+            self.segment_boxes(scene, boxes.clone(), context, &mut timings).await?;
         let masks = boxes.into_iter().zip(predictions).zip(rles);
         let masks = masks.map(|((bbox, prediction), rle)| SegmentedBox {
             bbox,

@@ -26,7 +26,7 @@ pub use warmup::{WarmUp, warm_up};
 
 use crate::batch::{Admission, Health, HealthState, RequestContext};
 use prices::Prices;
-use stages::Stages;
+use stages::{Scene, Stages};
 
 /// The two stages over loaded models. One per process, shared as `Arc<Pipeline>`.
 pub struct Pipeline {
@@ -99,15 +99,14 @@ impl Pipeline {
         let mut timings = Timings::default();
         let wants_masks = request.options.task == Task::Smner;
         let picture = request.picture.as_ref();
-        let encode_early =
-            async { picture.filter(|_| wants_masks).map(|p| self.stages.encode_early(p, context)) };
-        // Polled in this order: the text is queued before the device looks idle.
-        let (found, _early) =
-            tokio::join!(biased; self.recognize(&request, context, &mut timings), encode_early);
-        let mut found = found?;
+        // Given up where this request ends before it ran.
+        let early =
+            picture.filter(|_| wants_masks).and_then(|p| self.stages.encode_early(p, context));
+        let mut found = self.recognize(&request, context, &mut timings).await?;
         context.charge_more(self.prices.further_entities(&request, found.len()));
         if let Some(picture) = picture {
-            self.ground(&mut found, picture, &request.options, context, &mut timings).await?;
+            let scene = Scene { picture, early };
+            self.ground(&mut found, scene, &request.options, context, &mut timings).await?;
         }
         let provenance = recognize::provenance(&request, &found);
         let entities = found.into_iter().map(|found| found.entity).collect();

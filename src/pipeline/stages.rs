@@ -52,6 +52,13 @@ pub struct PipelineOptions {
     pub max_inflight: Cost,
 }
 
+/// A picture on its way through the pipeline.
+pub(super) struct Scene<'a> {
+    pub picture: &'a Arc<Picture>,
+    /// Its embedding, where that was begun early.
+    pub early: Option<Interest<ImageEmbedding>>,
+}
+
 /// Every stage's handle, and what they share.
 pub(super) struct Stages {
     pub tagger: StageHandle<TagInput, Vec<TaggedEntity>>,
@@ -82,8 +89,8 @@ impl Stages {
         Ok(Self { tagger, expander, entailer, grounder, decoder, embeddings, executor })
     }
 
-    /// Begins to encode the picture while the device would otherwise be idle; given up when the
-    /// returned interest is dropped before it ran.
+    /// Begins to encode the picture while the device is idle; given up when the returned interest
+    /// is dropped before it ran.
     pub fn encode_early(
         &self,
         picture: &Arc<Picture>,
@@ -92,13 +99,18 @@ impl Stages {
         self.embeddings.speculate(picture.digest(), picture.clone(), context)
     }
 
-    /// The picture's embedding, from the cache or computed now.
+    /// The picture's embedding: begun early, from the cache, or computed now.
     pub async fn encode(
         &self,
-        picture: &Arc<Picture>,
+        scene: Scene<'_>,
         context: &RequestContext,
     ) -> Result<Reply<ImageEmbedding>, StageError> {
-        self.embeddings.get(picture.digest(), picture.clone(), context).await
+        let Scene { picture, early } = scene;
+        let (digest, picture) = (picture.digest(), picture.clone());
+        match early {
+            Some(early) => self.embeddings.claim(early, digest, picture, context).await,
+            None => self.embeddings.get(digest, picture, context).await,
+        }
     }
 
     /// One mask for every box.
