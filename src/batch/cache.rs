@@ -259,12 +259,13 @@ where
         let (interest, entry) = (AtomicUsize::new(0), OnceLock::new());
         let flight = Arc::new(Flight { interest, entry, landing });
         let interest = Interest::new(&flight);
-        let inner = Arc::clone(&self.inner);
-        let ticket = FlightTicket { key, flight: Arc::clone(&flight), inner };
+        let (queued, inner) = (Arc::clone(&flight), Arc::clone(&self.inner));
+        // Made only once it is queued: dropping a ticket takes the lock that is held here.
+        let ticket = || Box::new(FlightTicket { key, flight: queued, inner }) as Box<_>;
         // The flight outlives any one deadline; those who wait watch their own.
         let request_id = Arc::clone(ctx.request_id());
         let terms = Terms { request_id, expires: None, wanted_by: ctx.deadline(), speculative };
-        let entry = self.inner.stage.enqueue(input, Box::new(ticket), terms)?;
+        let entry = self.inner.stage.enqueue(input, ticket, terms)?;
         // Set once only, here; `set` cannot fail.
         let _ = flight.entry.set(entry);
         state.flights.insert(key, flight);
@@ -304,10 +305,30 @@ fn kept_reply<V>(output: V) -> Reply<V> {
 }
 
 /// Lands a flight: files its result and wakes all who wait.
-struct FlightTicket<K, I, V> {
+struct FlightTicket<K: Eq + Hash, I, V> {
     key: K,
     flight: Arc<Flight<V>>,
     inner: Arc<Inner<K, I, V>>,
+}
+
+impl<K: Eq + Hash, I, V> FlightTicket<K, I, V> {
+    /// From now on whoever asks for the key does not find this flight any more.
+    fn take_off(&self, state: &mut State<K, V>) {
+        if state.flights.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
+            state.flights.remove(&self.key);
+        }
+    }
+}
+
+impl<K: Eq + Hash, I, V> Drop for FlightTicket<K, I, V> {
+    /// Nobody waits for ever: a ticket that is dropped undelivered (the executor's thread died over
+    /// it) lands its flight as lost.
+    fn drop(&mut self) {
+        if self.flight.landing.borrow().is_none() {
+            self.take_off(&mut lock(&self.inner.state));
+            self.flight.landing.send_replace(Some(Err(StageError::DeviceLost)));
+        }
+    }
 }
 
 impl<K, I, V> ReplySink<V> for FlightTicket<K, I, V>
@@ -322,9 +343,7 @@ where
 
     fn deliver(self: Box<Self>, reply: Result<Reply<V>, StageError>) {
         let mut state = lock(&self.inner.state);
-        if state.flights.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
-            state.flights.remove(&self.key);
-        }
+        self.take_off(&mut state);
         if let Ok(reply) = &reply {
             let bytes = (self.inner.weigh)(&reply.output);
             state.kept.insert(self.key, reply.output.clone(), bytes);

@@ -216,6 +216,27 @@ async fn a_speculation_that_is_not_needed_is_withdrawn() {
 }
 
 #[tokio::test]
+async fn a_flight_whose_executor_dies_lands_all_the_same() {
+    let (bench, ctx) = (bench(), context());
+    // Weighing happens on the executor's thread, while the reply is delivered.
+    let cache =
+        FlightCache::new(bench.early.clone(), 8, |_: &u32| std::panic::resume_unwind(Box::new(())));
+    let blocked = bench.block().await;
+    let mut first = Box::pin(cache.get(1, (1, Act::Echo), &ctx));
+    let mut follower = Box::pin(cache.get(1, (1, Act::Echo), &ctx));
+    assert!(poll!(&mut first).is_pending());
+    assert!(poll!(&mut follower).is_pending());
+    bench.release();
+    blocked.await.unwrap();
+    assert_eq!(first.await.unwrap_err(), StageError::DeviceLost);
+    assert_eq!(follower.await.unwrap_err(), StageError::DeviceLost);
+    let after = cache.get(1, (1, Act::Echo), &ctx).await;
+    assert_eq!(after.unwrap_err(), StageError::DeviceLost, "not the flight that was lost");
+    let lost = HealthState::DeviceLost { reason: "the executor failed" };
+    assert_eq!(bench.executor.health().ended().await, lost);
+}
+
+#[tokio::test]
 async fn a_lost_device_ends_every_wait() {
     let (bench, ctx) = (bench(), context());
     let cache = cache(&bench.early);

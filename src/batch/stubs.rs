@@ -22,6 +22,10 @@ pub(super) enum Act {
     FailOnce,
     Panic,
     LoseDevice,
+    /// Panics over a lost device.
+    LoseDeviceInPanic,
+    /// Does as `Echo`, and shares no batch with anything else.
+    EchoApart,
     /// Gives no output.
     Forget,
     /// Holds the device until released.
@@ -59,19 +63,24 @@ impl BatchModel for Stub {
         Cost(1)
     }
 
+    fn compatible(&self, first: &Item, candidate: &Item) -> bool {
+        (first.1 == Act::EchoApart) == (candidate.1 == Act::EchoApart)
+    }
+
     fn run(&self, items: &[Item]) -> Result<Vec<u32>, ModelError> {
         lock(&self.log).push((self.name, items.iter().map(|item| item.0).collect()));
         let failure = |text: &str| ModelError::Tensor(candle_core::Error::Msg(text.into()));
         let mut outputs = Vec::new();
         for &(id, act) in items {
             match act {
-                Act::Echo => {}
+                Act::Echo | Act::EchoApart => {}
                 Act::Fail => return Err(failure("no")),
                 Act::FailOnce if lock(&self.failed).insert(id) => return Err(failure("not yet")),
                 Act::FailOnce => {}
                 // Unlike `panic!` this does not print.
                 Act::Panic => resume_unwind(Box::new("stub")),
                 Act::LoseDevice => return Err(failure("DriverError(CUDA_ERROR_LAUNCH_FAILED)")),
+                Act::LoseDeviceInPanic => resume_unwind(Box::new("CUDA_ERROR_UNKNOWN")),
                 Act::Forget => continue,
                 Act::Block => {
                     self.entered.send(()).unwrap();
