@@ -18,7 +18,7 @@ mod roles;
 pub mod sam;
 pub mod tagger;
 
-pub use checkpoint::device_name;
+pub use checkpoint::{device_name, hash_file};
 pub use entity::{CharSpan, EntityType, FineType, TaggedEntity};
 pub use error::{ModelError, Result};
 pub use expander::TypeExpander;

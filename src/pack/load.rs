@@ -71,10 +71,9 @@ pub fn load(
 fn refuse_mismatch(directory: &Path, manifest: &Manifest) -> Result<(), PackError> {
     let reports = verify(directory, manifest)?;
     match reports.into_iter().find(|report| report.state != FileState::Good) {
-        Some(report) => Err(PackError::Mismatch {
-            path: directory.join(report.entry.path),
-            state: report.state,
-        }),
+        Some(report) => {
+            Err(PackError::Mismatch { path: directory.join(report.path), state: report.state })
+        }
         None => Ok(()),
     }
 }
