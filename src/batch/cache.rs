@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use lru::LruCache;
 use metrics::{Counter, Gauge, counter, gauge};
 use tokio::sync::watch;
 use tokio::time::timeout_at;
@@ -20,7 +19,7 @@ use super::metrics::counter_at_zero;
 use super::scheduler::EntryId;
 use super::stage::{ReplySink, Terms};
 use super::{Reply, RequestContext, StageError, StageHandle};
-use crate::models::ImageEmbedding;
+use crate::models::{ByteLru, ImageEmbedding};
 use crate::telemetry::names;
 use crate::vision::{Picture, PictureDigest};
 
@@ -351,44 +350,5 @@ where
         }
         drop(state);
         self.flight.landing.send_replace(Some(reply));
-    }
-}
-
-/// A least-recently-used cache bounded in bytes.
-struct ByteLru<K, V> {
-    values: LruCache<K, (V, usize)>,
-    bytes: usize,
-    capacity: usize,
-}
-
-impl<K: Eq + Hash, V: Clone> ByteLru<K, V> {
-    fn new(capacity: usize) -> Self {
-        Self { values: LruCache::unbounded(), bytes: 0, capacity }
-    }
-
-    fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    fn get(&mut self, key: &K) -> Option<V> {
-        self.values.get(key).map(|(value, _)| value.clone())
-    }
-
-    /// Keeps a value and lets go of the least recently used ones that it displaces. A value larger
-    /// than the whole capacity is not kept.
-    fn insert(&mut self, key: K, value: V, bytes: usize) {
-        if let Some((_, old)) = self.values.pop(&key) {
-            self.bytes -= old;
-        }
-        if bytes > self.capacity {
-            return;
-        }
-        while self.bytes > self.capacity - bytes
-            && let Some((_, (_, old))) = self.values.pop_lru()
-        {
-            self.bytes -= old;
-        }
-        self.bytes += bytes;
-        self.values.put(key, (value, bytes));
     }
 }

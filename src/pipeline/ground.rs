@@ -1,6 +1,9 @@
 //! Stage 2: does the picture show the entity, where, and which pixels are it?
 
 use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::time::timeout_at;
 
 use super::recognize::Found;
 use super::stages::Scene;
@@ -110,8 +113,8 @@ impl Pipeline {
         let reply = self.stages.decode(encoded.output, boxes, context).await?;
         timings.segment += encoded.executed + reply.executed;
         timings.queue += encoded.queued + reply.queued;
-        let begun = std::time::Instant::now();
-        let (predictions, rles) = upscale(reply.output).await?;
+        let begun = Instant::now();
+        let (predictions, rles) = upscale(reply.output, context.deadline()).await?;
         timings.segment += begun.elapsed();
         Ok((predictions, rles))
     }
@@ -144,19 +147,28 @@ impl Pipeline {
     }
 }
 
-/// Upscales, thresholds and encodes mask by mask, off the async threads.
+/// Upscales, thresholds and encodes mask by mask, off the async threads. Past the deadline the rest
+/// is left undone: nobody waits for it.
 async fn upscale(
     predictions: Vec<MaskPrediction>,
+    deadline: Option<Instant>,
 ) -> Result<(Vec<MaskPrediction>, Vec<Rle>), PipelineError> {
-    tokio::task::spawn_blocking(move || {
-        let rles = predictions.iter().map(|p| p.logits.to_rle(MASK_THRESHOLD)).collect();
-        (predictions, rles)
-    })
-    .await
-    .map_err(|error| {
+    let is_late = move || deadline.is_some_and(|at| at <= Instant::now());
+    let work = tokio::task::spawn_blocking(move || {
+        let encode = |p: &MaskPrediction| (!is_late()).then(|| p.logits.to_rle(MASK_THRESHOLD));
+        let rles = predictions.iter().map(encode).collect::<Option<Vec<_>>>();
+        rles.map(|rles| (predictions, rles)).ok_or(PipelineError::DeadlineExceeded)
+    });
+    let done = match deadline {
+        Some(at) => {
+            timeout_at(at.into(), work).await.map_err(|_| PipelineError::DeadlineExceeded)?
+        }
+        None => work.await,
+    };
+    done.map_err(|error| {
         tracing::error!(%error, "upscaling masks failed");
         PipelineError::Internal
-    })
+    })?
 }
 
 fn rate(prediction: &MaskPrediction, rle: Rle, options: &Options) -> Mask {
@@ -169,4 +181,24 @@ fn longest<T>(replies: &[Reply<T>]) -> (std::time::Duration, std::time::Duration
     let executed = replies.iter().map(|reply| reply.executed).max();
     let queued = replies.iter().map(|reply| reply.queued).max();
     (executed.unwrap_or_default(), queued.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mask::{MaskFrame, MaskLogits};
+
+    fn prediction() -> MaskPrediction {
+        let frame = MaskFrame { frame: 8, resized: (8, 8), original: (8, 8) };
+        let logits = MaskLogits::new(2, 2, vec![1.0; 4], frame).unwrap();
+        MaskPrediction { logits, predicted_iou: 0.9, stability: 1.0 }
+    }
+
+    #[tokio::test]
+    async fn upscaling_ends_at_the_deadline() {
+        let late = upscale(vec![prediction()], Some(Instant::now())).await;
+        assert_eq!(late.unwrap_err(), PipelineError::DeadlineExceeded);
+        let (_, rles) = upscale(vec![prediction()], None).await.unwrap();
+        assert_eq!((rles[0].width(), rles[0].height()), (8, 8));
+    }
 }
