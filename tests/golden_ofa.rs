@@ -291,7 +291,9 @@ fn entailment_batched_equals_single() {
     values.sort_by(f32::total_cmp);
     assert!(values[7] - values[0] > 0.01, "pictures and texts must matter: {values:?}");
     assert!(entailer.entail(&[]).unwrap().is_empty());
-    assert!(entailer.cost(&inputs[0]) > 0);
+    let cost = |description| entailer.cost(EXPRESSIONS[0], description);
+    assert!(cost(Some("a man with a ball on a wide green field")) > cost(None));
+    assert!(entailer.picture_cost() > 0);
     assert_eq!(entailer.info().architecture, "ofa");
 }
 
@@ -318,7 +320,7 @@ fn grounding_batched_equals_single() {
     let found = together.iter().flatten().count();
     println!("{found} of {} answers are boxes", together.len());
     assert!(found > 0 && found < together.len(), "both kinds of answers must occur");
-    assert!(grounder.cost(&inputs[0]) > 0);
+    assert!(grounder.cost(EXPRESSIONS[0]) > 0 && grounder.picture_cost() > 0);
 }
 
 /// Half precision is for accelerators, but the whole way must work in it (candle multiplies no

@@ -2,18 +2,23 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{StubSegmenter, StubTagger, options, roles, roles_with};
-use riveg::batch::{Cost, HealthState, RequestContext};
-use riveg::models::{CharSpan, EntityType};
-use riveg::pipeline::{
-    Answer, GivenEntity, Options, Pipeline, PipelineError, PipelineOptions, Request,
-    SegmentRequest, Task,
+use common::{StubEntailer, StubGrounder, StubSegmenter, StubTagger, options, roles, roles_with};
+use riveg::batch::stages::{EntailStage, SegmentStage};
+use riveg::batch::{BatchModel, Cost, HealthState, RequestContext};
+use riveg::models::{
+    CharSpan, EntailInput, Entailer, Entailment, EntityType, GroundInput, Grounder, Grounding,
+    ModelInfo, SegmentInput,
 };
-use riveg::vision::{BoundingBox, Picture};
+use riveg::pipeline::{
+    Answer, GivenEntity, Options, Pipeline, PipelineError, PipelineOptions, Request, Roles,
+    SegmentRequest, Task, warm_up,
+};
+use riveg::vision::{BoundingBox, Picture, PictureDigest};
 
 /// A picture of this size with some structure.
 fn picture(width: u32, height: u32) -> Arc<Picture> {
@@ -141,7 +146,7 @@ async fn failures_and_panics_are_internal_and_hurt_nobody_else() {
 
 #[tokio::test]
 async fn admission_counts_cost_and_gives_it_back() {
-    // One post is charged 10 + 50 + (20 + 20 + 5) = 105.
+    // One post is charged 10 + (15 + 15 + 50) + (5 + 5 + 5) = 105.
     let options = PipelineOptions { max_inflight: Cost(200), ..options() };
     let pipeline = Pipeline::start(roles(), options).unwrap();
     let post = request("Ada", Options::default());
@@ -154,17 +159,85 @@ async fn admission_counts_cost_and_gives_it_back() {
 
 #[tokio::test]
 async fn more_entities_than_expected_are_charged_for() {
-    let options = PipelineOptions { max_inflight: Cost(400), ..options() };
+    let options = PipelineOptions { max_inflight: Cost(290), ..options() };
     let pipeline = Pipeline::start(roles(), options).unwrap();
     let post = request("Ada Ada Ada Ada Ada Ada Ada", Options::default());
     let context = pipeline.admit(&post, None, "test".into()).unwrap();
     let small = request("Ada", Options::default());
     assert!(pipeline.admit(&small, None, "test".into()).is_ok(), "room before tagging");
     pipeline.run(post, &context).await.unwrap();
-    // 105 + 6 · 45 = 375, held until the context is dropped.
+    // 105 + 6 · 15 = 195, held until the context is dropped.
     assert!(pipeline.admit(&small, None, "test".into()).is_err(), "no room after tagging");
     drop(context);
     assert!(pipeline.admit(&small, None, "test".into()).is_ok());
+}
+
+/// A text alone; its price is 10.
+fn text_alone() -> Request {
+    Request { picture: None, ..request("Ada", Options { task: Task::Mner, ..Options::default() }) }
+}
+
+/// A pipeline over `roles` with this capacity, of which a text alone takes up 10.
+fn partly_full(roles: &Roles, capacity: u64) -> (Pipeline, RequestContext) {
+    let options = PipelineOptions { max_inflight: Cost(capacity), ..options() };
+    let pipeline = Pipeline::start(roles.clone(), options).unwrap();
+    let text = pipeline.admit(&text_alone(), None, "text".into()).unwrap();
+    (pipeline, text)
+}
+
+#[tokio::test]
+async fn what_depends_on_the_picture_is_charged_once() {
+    let post = |task, count| {
+        let span = CharSpan { start: 0, end: 3 };
+        let entity = GivenEntity { span, kind: EntityType::Per, expression: None };
+        let entities = Some(vec![entity; count]);
+        request("Ada", Options { task, entities, ..Options::default() })
+    };
+    let assert_price = |roles: &Roles, post: &Request, price: u64| {
+        for (capacity, fits) in [(10 + price, true), (9 + price, false)] {
+            let (pipeline, _text) = partly_full(roles, capacity);
+            assert_eq!(pipeline.admit(post, None, "test".into()).is_ok(), fits, "{price}");
+        }
+    };
+    let apart = roles();
+    assert_price(&apart, &post(Task::Gmner, 1), (15 + 15) + (5 + 5));
+    assert_price(&apart, &post(Task::Gmner, 20), (15 + 15) + 20 * (5 + 5));
+    assert_price(&apart, &post(Task::Smner, 20), (15 + 15 + 50) + 20 * (5 + 5 + 5));
+    let witness = Arc::new(Witness::default());
+    let at_once = Roles { entailer: witness.clone(), grounder: witness, ..roles() };
+    assert_price(&at_once, &post(Task::Gmner, 20), 15 + 20 * (5 + 5));
+    assert_price(&at_once, &post(Task::Smner, 1), (15 + 50) + (5 + 5 + 5));
+}
+
+#[tokio::test]
+async fn a_full_pipeline_refuses_before_it_knows_the_request() {
+    // The least with a picture is a word and one entity: 10 + (15 + 15) + (5 + 5) = 50.
+    let (pipeline, text) = partly_full(&roles(), 60);
+    pipeline.refuse_when_full().unwrap();
+    let another = pipeline.admit(&text_alone(), None, "text".into()).unwrap();
+    let refused = pipeline.refuse_when_full().unwrap_err();
+    assert!(matches!(refused, PipelineError::Overloaded { .. }), "{refused}");
+    let third = pipeline.admit(&text_alone(), None, "text".into());
+    assert!(third.is_ok(), "there is room, but not for a picture");
+    drop((text, another, third));
+    pipeline.refuse_when_full().unwrap();
+}
+
+#[test]
+fn no_batch_of_long_items_holds_more_work_than_the_largest_of_ordinary_ones() {
+    let roles = roles();
+    let decoder = SegmentStage(roles.segmenter.clone());
+    let spec = decoder.spec(8);
+    assert_eq!(spec.max_batch_cost, Cost(8 * 5), "eight boxes");
+    let picture = picture(8, 8);
+    let embedding = roles.segmenter.encode(std::slice::from_ref(&picture)).unwrap().remove(0);
+    let boxes = vec![BoundingBox::new(0.0, 0.0, 8.0, 8.0); 100];
+    assert_eq!(decoder.cost(&SegmentInput { embedding, boxes }), Cost(500), "runs alone");
+    // An ordinary batch is bounded by its size alone.
+    let entailer = EntailStage(roles.entailer.clone());
+    let question =
+        EntailInput { picture, expression: "Ada (PER)-a person".into(), description: None };
+    assert!(entailer.cost(&question).times(8) <= entailer.spec(8).max_batch_cost);
 }
 
 #[tokio::test]
@@ -203,4 +276,60 @@ async fn unadmitted_work_runs_too() {
     let context = RequestContext::unadmitted("predict".into(), None);
     let answer = pipeline.run(request("Ada", Options::default()), &context).await.unwrap();
     assert_eq!(answer.entities.len(), 1);
+}
+
+/// Both roles on one object; notes every picture that it is shown.
+#[derive(Default)]
+struct Witness {
+    seen: Mutex<Vec<PictureDigest>>,
+}
+
+impl Entailer for Witness {
+    fn entail(&self, inputs: &[EntailInput]) -> riveg::models::Result<Vec<Entailment>> {
+        self.seen.lock().unwrap().extend(inputs.iter().map(|input| input.picture.digest()));
+        StubEntailer.entail(inputs)
+    }
+
+    fn picture_cost(&self) -> u64 {
+        StubEntailer.picture_cost()
+    }
+
+    fn cost(&self, expression: &str, description: Option<&str>) -> u64 {
+        StubEntailer.cost(expression, description)
+    }
+
+    fn info(&self) -> ModelInfo {
+        StubEntailer.info()
+    }
+}
+
+impl Grounder for Witness {
+    fn ground(&self, inputs: &[GroundInput]) -> riveg::models::Result<Vec<Option<Grounding>>> {
+        self.seen.lock().unwrap().extend(inputs.iter().map(|input| input.picture.digest()));
+        StubGrounder.ground(inputs)
+    }
+
+    fn picture_cost(&self) -> u64 {
+        StubGrounder.picture_cost()
+    }
+
+    fn cost(&self, expression: &str) -> u64 {
+        StubGrounder.cost(expression)
+    }
+
+    fn info(&self) -> ModelInfo {
+        StubGrounder.info()
+    }
+}
+
+#[test]
+fn warming_up_shows_no_picture_twice() {
+    let witness = Arc::new(Witness::default());
+    let roles = Roles { entailer: witness.clone(), grounder: witness.clone(), ..roles() };
+    // More than 256 pictures in all.
+    let options = PipelineOptions { max_batch: 70, ..options() };
+    warm_up(&roles, &options).unwrap();
+    let seen = witness.seen.lock().unwrap();
+    let distinct: HashSet<_> = seen.iter().collect();
+    assert_eq!((seen.len(), distinct.len()), (4 * 70, 4 * 70));
 }

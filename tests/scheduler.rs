@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use riveg::batch::scheduler::{
-    Action, Entries, EntryId, LaneFull, MAX_PASSED_OVER, NewEntry, Scheduler, SkipReason,
+    Action, Entries, EntryId, LaneFull, MAX_PASSED_OVER, NewEntry, SPECULATION_GRACE, Scheduler,
+    SkipReason,
 };
 use riveg::batch::{Cost, StageSpec};
 
@@ -86,6 +87,8 @@ struct World {
     live: BTreeMap<EntryId, Live>,
     out: HashSet<EntryId>,
     passed_over: [u32; STAGES],
+    /// Since when no ordinary entry was in whenever the scheduler was asked.
+    idle_since: Option<Instant>,
     draining: bool,
 }
 
@@ -109,7 +112,8 @@ impl World {
         }
         let (live, out) = (BTreeMap::new(), HashSet::new());
         let now = Instant::now();
-        Self { specs, scheduler, now, live, out, passed_over: [0; STAGES], draining: false }
+        let (passed_over, idle_since) = ([0; STAGES], None);
+        Self { specs, scheduler, now, live, out, passed_over, idle_since, draining: false }
     }
 
     fn apply(&mut self, step: &Step) {
@@ -216,6 +220,10 @@ impl World {
                 self.passed_over[stage] = 0;
             }
         }
+        self.idle_since = match self.live.values().any(|live| !live.speculative) {
+            true => None,
+            false => self.idle_since.or(Some(self.now)),
+        };
         match decision.action {
             Action::Run { stage, ids } => {
                 self.check_batch(stage, &ids);
@@ -223,12 +231,30 @@ impl World {
             }
             Action::WaitUntil(wake) => {
                 assert!(wake > self.now, "waiting for the past");
-                assert!(self.live.values().any(|live| !live.speculative));
                 assert!(!(0..STAGES).any(|stage| self.is_ready(stage)), "idle beside ready work");
+                assert_eq!(wake, self.next_change().unwrap());
             }
             Action::Idle => assert!(self.live.is_empty(), "idle beside queued work"),
         }
         false
+    }
+
+    /// When something may run or expire although nothing is pushed.
+    fn next_change(&self) -> Option<Instant> {
+        if let Some(idle_since) = self.idle_since {
+            return self.live.values().map(|live| self.speculation_due(live, idle_since)).min();
+        }
+        let ordinary = self.live.values().filter(|live| !live.speculative);
+        let times = ordinary.flat_map(|live| {
+            let waited = live.enqueued + self.specs[live.stage].max_delay;
+            [Some(waited), live.expires]
+        });
+        times.flatten().min()
+    }
+
+    fn speculation_due(&self, live: &Live, idle_since: Instant) -> Instant {
+        let grace = if self.draining { Duration::ZERO } else { SPECULATION_GRACE };
+        live.enqueued.max(idle_since) + grace
     }
 
     fn check_batch(&mut self, stage: usize, ids: &[EntryId]) {
@@ -237,7 +263,9 @@ impl World {
             assert_eq!(ids.len(), 1, "speculative entries run one at a time");
             let ordinary = self.live.values().any(|live| !live.speculative);
             assert!(!ordinary, "a speculative entry ran beside queued work");
-            self.take_out(ids[0]);
+            let ran = self.take_out(ids[0]);
+            let due = self.speculation_due(&ran, self.idle_since.unwrap());
+            assert!(due <= self.now, "a gap between two stages was taken for idleness");
             return;
         }
         self.check_choice(stage);
@@ -333,6 +361,26 @@ fn the_earliest_stage_progresses_under_sustained_load() {
         assert!(dispatches <= MAX_PASSED_OVER + STAGES as u32, "starved");
     }
     assert!(dispatches > 1, "the later stages went first");
+}
+
+#[test]
+fn speculation_waits_out_the_gaps_between_stages() {
+    let specs: Vec<_> = (0..STAGES).map(|rank| StageSpec::new("stage", rank as u8, 2)).collect();
+    let mut world = World::new(specs);
+    let millisecond = Duration::from_millis(1);
+    let speculative = Planned { speculative: true, ..ordinary() };
+    assert!(!world.next());
+    world.now += 100 * SPECULATION_GRACE;
+    world.push(1, &speculative);
+    assert!(!world.next(), "however long the device was idle before, it is not begun at once");
+    world.now += SPECULATION_GRACE - millisecond;
+    world.push(0, &ordinary());
+    assert!(world.next());
+    world.now += SPECULATION_GRACE - millisecond;
+    assert!(!world.next(), "idle only since the ordinary entry had run");
+    world.now += SPECULATION_GRACE;
+    assert!(world.next());
+    assert!(world.live.is_empty());
 }
 
 #[test]

@@ -53,16 +53,19 @@ impl Admission {
     pub fn try_admit(&self, cost: Cost) -> Result<AdmissionPermit, Overloaded> {
         let now = Instant::now();
         let mut state = lock(&self.inner.state);
-        if state.inflight != Cost::ZERO && state.inflight + cost > self.inner.capacity {
-            let retry_after = self.inner.retry_after(&state, cost);
-            drop(state);
-            self.inner.overloaded.increment(1);
-            return Err(Overloaded { retry_after });
-        }
+        self.inner.check(&state, cost)?;
         state.take_up(cost, now);
         self.inner.inflight_cost.set(state.inflight.0 as f64);
         drop(state);
         Ok(AdmissionPermit { inner: Arc::clone(&self.inner), charged: AtomicU64::new(cost.0) })
+    }
+
+    /// Whether a request of this predicted cost would be let in now; takes up no room.
+    ///
+    /// # Errors
+    /// As [`Admission::try_admit`].
+    pub fn probe(&self, cost: Cost) -> Result<(), Overloaded> {
+        self.inner.check(&lock(&self.inner.state), cost)
     }
 
     /// When a request of this cost is likely to find room.
@@ -77,6 +80,15 @@ impl Admission {
 }
 
 impl Inner {
+    /// Whether there is room; counts the request as rejected where there is none.
+    fn check(&self, state: &State, cost: Cost) -> Result<(), Overloaded> {
+        if state.inflight == Cost::ZERO || state.inflight + cost <= self.capacity {
+            return Ok(());
+        }
+        self.overloaded.increment(1);
+        Err(Overloaded { retry_after: self.retry_after(state, cost) })
+    }
+
     /// Time until enough has drained for `cost`; until everything has, if it is over the capacity.
     fn retry_after(&self, state: &State, cost: Cost) -> Duration {
         let over = (state.inflight + cost).0.saturating_sub(self.capacity.0);
@@ -191,6 +203,18 @@ mod tests {
         assert_eq!(admission.inflight(), Cost(4));
         drop(second);
         assert_eq!(admission.inflight(), Cost(0));
+    }
+
+    #[test]
+    fn probing_takes_up_no_room() {
+        let admission = Admission::new(Cost(10));
+        assert_eq!(admission.probe(Cost(50)), Ok(()), "it would run alone");
+        let _permit = admission.try_admit(Cost(6)).unwrap();
+        assert_eq!(admission.probe(Cost(4)), Ok(()));
+        assert_eq!(admission.inflight(), Cost(6));
+        lock(&admission.inner.state).drain.rate = Some(1.0);
+        let refused = Overloaded { retry_after: Duration::from_secs(3) };
+        assert_eq!(admission.probe(Cost(7)), Err(refused));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use super::BatchModel;
-use super::error::is_device_loss;
+use super::error::{is_device_loss, tells_device_loss};
 use crate::models::ModelError;
 
 /// Why a batch gave no outputs.
@@ -15,9 +15,9 @@ pub(super) enum Failure {
     /// The model said so.
     #[error(transparent)]
     Model(ModelError),
-    /// The model said so, and the device is gone.
+    /// The model said so or panicked over it: the device is gone.
     #[error("device lost: {0}")]
-    DeviceLost(ModelError),
+    DeviceLost(String),
     /// The model panicked.
     #[error("panic: {0}")]
     Panicked(String),
@@ -38,9 +38,16 @@ pub(super) fn attempt<I: Send + 'static, O: Send + 'static>(
         Ok(Ok(outputs)) => {
             Err(Failure::WrongCount { inputs: inputs.len(), outputs: outputs.len() })
         }
-        Ok(Err(error)) if is_device_loss(&error) => Err(Failure::DeviceLost(error)),
+        Ok(Err(error)) if is_device_loss(&error) => Err(Failure::DeviceLost(error.to_string())),
         Ok(Err(error)) => Err(Failure::Model(error)),
-        Err(payload) => Err(Failure::Panicked(panic_text(payload.as_ref()))),
+        Err(payload) => Err(of_panic(panic_text(payload.as_ref()))),
+    }
+}
+
+fn of_panic(text: String) -> Failure {
+    match tells_device_loss(&text) {
+        true => Failure::DeviceLost(text),
+        false => Failure::Panicked(text),
     }
 }
 
@@ -54,20 +61,21 @@ fn panic_text(payload: &(dyn Any + Send)) -> String {
 /// How many panics are too many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PanicLimit {
-    /// The device is given up when this many dispatches panicked …
+    /// The device is given up when this many dispatches in a row panicked …
     pub count: usize,
     /// … within this time.
     pub window: Duration,
 }
 
 impl Default for PanicLimit {
-    /// 10 within a minute: one bad request alone does not get there, a broken device does.
+    /// 10 within a minute, and nothing that went well in between: a broken device gets there. One
+    /// bad request alone does not, nor does a client that repeats it beside others that are served.
     fn default() -> Self {
         Self { count: 10, window: Duration::from_secs(60) }
     }
 }
 
-/// The latest panics.
+/// The latest panics since something went well.
 #[derive(Debug)]
 pub(super) struct PanicWindow {
     limit: PanicLimit,
@@ -88,6 +96,11 @@ impl PanicWindow {
         }
         self.times.len() >= self.limit.count
     }
+
+    /// Notes that something ran well: the device works, whatever panicked before.
+    pub(super) fn clear(&mut self) {
+        self.times.clear();
+    }
 }
 
 #[cfg(test)]
@@ -105,5 +118,14 @@ mod tests {
         assert!(!window.note(after(12)), "the first two are out of the window");
         assert!(!window.note(after(13)));
         assert!(window.note(after(22)));
+        window.clear();
+        assert!(!window.note(after(22)));
+    }
+
+    #[test]
+    fn device_loss_is_found_in_a_panic() {
+        let text = "called `Result::unwrap()` on an `Err` value: DriverError(CUDA_ERROR_ASSERT)";
+        assert!(matches!(of_panic(text.into()), Failure::DeviceLost(_)));
+        assert!(matches!(of_panic("index out of bounds".into()), Failure::Panicked(_)));
     }
 }

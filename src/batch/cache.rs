@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use lru::LruCache;
 use metrics::{Counter, Gauge, counter, gauge};
 use tokio::sync::watch;
 use tokio::time::timeout_at;
@@ -20,7 +19,7 @@ use super::metrics::counter_at_zero;
 use super::scheduler::EntryId;
 use super::stage::{ReplySink, Terms};
 use super::{Reply, RequestContext, StageError, StageHandle};
-use crate::models::ImageEmbedding;
+use crate::models::{ByteLru, ImageEmbedding};
 use crate::telemetry::names;
 use crate::vision::{Picture, PictureDigest};
 
@@ -91,15 +90,29 @@ struct Flight<V> {
     landing: watch::Sender<Landing<V>>,
 }
 
+impl<V: Clone> Flight<V> {
+    /// The reply, where there is one already and it is a value.
+    fn landed_reply(&self) -> Option<Reply<V>> {
+        self.landing.borrow().as_ref()?.as_ref().ok().cloned()
+    }
+}
+
 /// Somebody's interest in a flight; the flight may be given up once all are dropped.
 pub struct Interest<V> {
     flight: Arc<Flight<V>>,
+    since: Instant,
 }
 
 impl<V> Interest<V> {
     fn new(flight: &Arc<Flight<V>>) -> Self {
         flight.interest.fetch_add(1, Ordering::Relaxed);
-        Self { flight: Arc::clone(flight) }
+        Self { flight: Arc::clone(flight), since: Instant::now() }
+    }
+
+    /// A landed flight's value, and its running time as far as the interest was there to see it.
+    fn reply(&self, landed: Reply<V>, waited: Duration) -> Reply<V> {
+        let executed = landed.executed.min(self.since.elapsed());
+        Reply { queued: waited.saturating_sub(executed), executed, ..landed }
     }
 }
 
@@ -130,17 +143,22 @@ where
         Self { inner: Arc::new(Inner { stage, weigh, state, metrics }) }
     }
 
-    /// Starts computing a value early, while nothing else is queued. The computation is given up
-    /// when the returned interest is dropped before it ran and nobody else joined. `None` where the
+    /// Starts computing a value early, while the device is idle. The computation is given up when
+    /// the returned interest is dropped before it ran and nobody else joined. `None` where the
     /// value is kept already, or where the stage takes nothing on.
     pub fn speculate(&self, key: K, input: I, ctx: &RequestContext) -> Option<Interest<V>> {
-        match self.find(key, input, ctx, true) {
-            Ok(Found::Started(interest)) => {
+        let found = self.find(key, input, ctx, true).ok()?;
+        match found {
+            Found::Started(interest) => {
+                self.inner.metrics.miss.increment(1);
                 self.inner.metrics.speculations.increment(1);
                 Some(interest)
             }
-            Ok(Found::Joined(interest)) => Some(interest),
-            Ok(Found::Kept(_)) | Err(_) => None,
+            Found::Joined(interest) => {
+                self.inner.metrics.joined.increment(1);
+                Some(interest)
+            }
+            Found::Kept(_) => None,
         }
     }
 
@@ -154,8 +172,42 @@ where
     where
         I: Clone,
     {
+        self.get_or_claim(None, key, input, ctx).await
+    }
+
+    /// As [`FlightCache::get`], of a value that was asked for early: its running time is told
+    /// although it may have run before, and it is not counted a second time.
+    ///
+    /// # Errors
+    /// As [`FlightCache::get`].
+    pub async fn claim(
+        &self,
+        early: Interest<V>,
+        key: K,
+        input: I,
+        ctx: &RequestContext,
+    ) -> Result<Reply<V>, StageError>
+    where
+        I: Clone,
+    {
+        match early.flight.landed_reply() {
+            Some(reply) => Ok(early.reply(reply, Duration::ZERO)),
+            None => self.get_or_claim(Some(early), key, input, ctx).await,
+        }
+    }
+
+    async fn get_or_claim(
+        &self,
+        early: Option<Interest<V>>,
+        key: K,
+        input: I,
+        ctx: &RequestContext,
+    ) -> Result<Reply<V>, StageError>
+    where
+        I: Clone,
+    {
         let started = Instant::now();
-        let mut counted = false;
+        let mut counted = early.is_some();
         let mut may_retry = true;
         loop {
             let found = self.find(key, input.clone(), ctx, false)?;
@@ -168,7 +220,11 @@ where
                 Found::Started(interest) => (interest, false),
             };
             match interest.landed(ctx.deadline()).await {
-                Ok(reply) => return Ok(shared_reply(reply, started.elapsed())),
+                Ok(reply) => {
+                    let same = early.filter(|early| Arc::ptr_eq(&early.flight, &interest.flight));
+                    let interest = same.unwrap_or(interest);
+                    return Ok(interest.reply(reply, started.elapsed()));
+                }
                 // Given up just before it was joined: that says nothing about this request.
                 Err(StageError::Cancelled) => {}
                 Err(StageError::Failed | StageError::Panicked) if joined && may_retry => {
@@ -202,12 +258,13 @@ where
         let (interest, entry) = (AtomicUsize::new(0), OnceLock::new());
         let flight = Arc::new(Flight { interest, entry, landing });
         let interest = Interest::new(&flight);
-        let inner = Arc::clone(&self.inner);
-        let ticket = FlightTicket { key, flight: Arc::clone(&flight), inner };
+        let (queued, inner) = (Arc::clone(&flight), Arc::clone(&self.inner));
+        // Made only once it is queued: dropping a ticket takes the lock that is held here.
+        let ticket = || Box::new(FlightTicket { key, flight: queued, inner }) as Box<_>;
         // The flight outlives any one deadline; those who wait watch their own.
         let request_id = Arc::clone(ctx.request_id());
         let terms = Terms { request_id, expires: None, wanted_by: ctx.deadline(), speculative };
-        let entry = self.inner.stage.enqueue(input, Box::new(ticket), terms)?;
+        let entry = self.inner.stage.enqueue(input, ticket, terms)?;
         // Set once only, here; `set` cannot fail.
         let _ = flight.entry.set(entry);
         state.flights.insert(key, flight);
@@ -246,17 +303,31 @@ fn kept_reply<V>(output: V) -> Reply<V> {
     Reply { output, queued: Duration::ZERO, executed: Duration::ZERO, batch_size: 0 }
 }
 
-/// A flight's reply as one of those who waited `waited` for it sees it.
-fn shared_reply<V>(reply: Reply<V>, waited: Duration) -> Reply<V> {
-    let executed = reply.executed.min(waited);
-    Reply { queued: waited - executed, executed, ..reply }
-}
-
 /// Lands a flight: files its result and wakes all who wait.
-struct FlightTicket<K, I, V> {
+struct FlightTicket<K: Eq + Hash, I, V> {
     key: K,
     flight: Arc<Flight<V>>,
     inner: Arc<Inner<K, I, V>>,
+}
+
+impl<K: Eq + Hash, I, V> FlightTicket<K, I, V> {
+    /// From now on whoever asks for the key does not find this flight any more.
+    fn take_off(&self, state: &mut State<K, V>) {
+        if state.flights.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
+            state.flights.remove(&self.key);
+        }
+    }
+}
+
+impl<K: Eq + Hash, I, V> Drop for FlightTicket<K, I, V> {
+    /// Nobody waits for ever: a ticket that is dropped undelivered (the executor's thread died over
+    /// it) lands its flight as lost.
+    fn drop(&mut self) {
+        if self.flight.landing.borrow().is_none() {
+            self.take_off(&mut lock(&self.inner.state));
+            self.flight.landing.send_replace(Some(Err(StageError::DeviceLost)));
+        }
+    }
 }
 
 impl<K, I, V> ReplySink<V> for FlightTicket<K, I, V>
@@ -271,9 +342,7 @@ where
 
     fn deliver(self: Box<Self>, reply: Result<Reply<V>, StageError>) {
         let mut state = lock(&self.inner.state);
-        if state.flights.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
-            state.flights.remove(&self.key);
-        }
+        self.take_off(&mut state);
         if let Ok(reply) = &reply {
             let bytes = (self.inner.weigh)(&reply.output);
             state.kept.insert(self.key, reply.output.clone(), bytes);
@@ -281,44 +350,5 @@ where
         }
         drop(state);
         self.flight.landing.send_replace(Some(reply));
-    }
-}
-
-/// A least-recently-used cache bounded in bytes.
-struct ByteLru<K, V> {
-    values: LruCache<K, (V, usize)>,
-    bytes: usize,
-    capacity: usize,
-}
-
-impl<K: Eq + Hash, V: Clone> ByteLru<K, V> {
-    fn new(capacity: usize) -> Self {
-        Self { values: LruCache::unbounded(), bytes: 0, capacity }
-    }
-
-    fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    fn get(&mut self, key: &K) -> Option<V> {
-        self.values.get(key).map(|(value, _)| value.clone())
-    }
-
-    /// Keeps a value and lets go of the least recently used ones that it displaces. A value larger
-    /// than the whole capacity is not kept.
-    fn insert(&mut self, key: K, value: V, bytes: usize) {
-        if let Some((_, old)) = self.values.pop(&key) {
-            self.bytes -= old;
-        }
-        if bytes > self.capacity {
-            return;
-        }
-        while self.bytes > self.capacity - bytes
-            && let Some((_, (_, old))) = self.values.pop_lru()
-        {
-            self.bytes -= old;
-        }
-        self.bytes += bytes;
-        self.values.put(key, (value, bytes));
     }
 }

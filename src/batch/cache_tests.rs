@@ -2,7 +2,7 @@
 
 use futures_util::poll;
 
-use super::stubs::{Act, Item, bench, context};
+use super::stubs::{Act, Bench, Item, bench, context};
 use super::*;
 
 const fn four_bytes(_value: &u32) -> usize {
@@ -161,6 +161,47 @@ async fn asking_for_real_promotes_a_speculation() {
     assert_eq!(bench.ran(), [("late", vec![1]), ("early", vec![2])]);
 }
 
+fn outcomes(bench: &Bench) -> [f64; 3] {
+    ["hit", "joined", "miss"]
+        .map(|o| bench.metric(&format!("riveg_embedding_cache_total{{outcome=\"{o}\"}}")))
+}
+
+#[tokio::test]
+async fn a_speculation_that_ran_is_told_once_and_with_its_running_time() {
+    let (bench, ctx) = (bench(), context());
+    let cache = bench.with_metrics(|| cache(&bench.late));
+    let early = cache.speculate(1, (1, Act::Block), &ctx).unwrap();
+    bench.entered();
+    assert_eq!(outcomes(&bench), [0.0, 0.0, 1.0]);
+    bench.release();
+    bench.early.submit((2, Act::Echo), &ctx).await.unwrap();
+    let claimed = cache.claim(early, 1, (1, Act::Block), &ctx).await.unwrap();
+    assert_eq!((claimed.output, claimed.queued), (101, std::time::Duration::ZERO));
+    assert!(!claimed.executed.is_zero());
+    assert_eq!(outcomes(&bench), [0.0, 0.0, 1.0], "the same request again");
+    let kept = cache.get(1, (1, Act::Echo), &ctx).await.unwrap();
+    assert!(kept.executed.is_zero(), "another request did not wait for it");
+    assert_eq!(outcomes(&bench), [1.0, 0.0, 1.0]);
+}
+
+#[tokio::test]
+async fn claiming_a_speculation_that_is_queued_promotes_it() {
+    let (bench, ctx) = (bench(), context());
+    let cache = bench.with_metrics(|| cache(&bench.late));
+    let blocked = bench.block().await;
+    let early = cache.speculate(1, (1, Act::Echo), &ctx).unwrap();
+    let mut claimed = Box::pin(cache.claim(early, 1, (1, Act::Echo), &ctx));
+    assert!(poll!(&mut claimed).is_pending());
+    let mut work = Box::pin(bench.early.submit((2, Act::Echo), &ctx));
+    assert!(poll!(&mut work).is_pending());
+    bench.release();
+    blocked.await.unwrap();
+    assert_eq!(claimed.await.unwrap().output, 101);
+    work.await.unwrap();
+    assert_eq!(bench.ran(), [("late", vec![1]), ("early", vec![2])]);
+    assert_eq!(outcomes(&bench), [0.0, 0.0, 1.0]);
+}
+
 #[tokio::test]
 async fn a_speculation_that_is_not_needed_is_withdrawn() {
     let (bench, ctx) = (bench(), context());
@@ -172,6 +213,27 @@ async fn a_speculation_that_is_not_needed_is_withdrawn() {
     blocked.await.unwrap();
     bench.early.submit((2, Act::Echo), &ctx).await.unwrap();
     assert_eq!(bench.ran(), [("early", vec![2])]);
+}
+
+#[tokio::test]
+async fn a_flight_whose_executor_dies_lands_all_the_same() {
+    let (bench, ctx) = (bench(), context());
+    // Weighing happens on the executor's thread, while the reply is delivered.
+    let cache =
+        FlightCache::new(bench.early.clone(), 8, |_: &u32| std::panic::resume_unwind(Box::new(())));
+    let blocked = bench.block().await;
+    let mut first = Box::pin(cache.get(1, (1, Act::Echo), &ctx));
+    let mut follower = Box::pin(cache.get(1, (1, Act::Echo), &ctx));
+    assert!(poll!(&mut first).is_pending());
+    assert!(poll!(&mut follower).is_pending());
+    bench.release();
+    blocked.await.unwrap();
+    assert_eq!(first.await.unwrap_err(), StageError::DeviceLost);
+    assert_eq!(follower.await.unwrap_err(), StageError::DeviceLost);
+    let after = cache.get(1, (1, Act::Echo), &ctx).await;
+    assert_eq!(after.unwrap_err(), StageError::DeviceLost, "not the flight that was lost");
+    let lost = HealthState::DeviceLost { reason: "the executor failed" };
+    assert_eq!(bench.executor.health().ended().await, lost);
 }
 
 #[tokio::test]

@@ -12,6 +12,12 @@ impl Cost {
     pub const ZERO: Self = Self(0);
     /// More work than anything has: a cap that never binds.
     pub const MAX: Self = Self(u64::MAX);
+
+    /// That of so many.
+    #[must_use]
+    pub fn times(self, count: usize) -> Self {
+        Self(self.0.saturating_mul(count as u64))
+    }
 }
 
 impl Add for Cost {

@@ -40,7 +40,7 @@ pub struct Overloaded {
 }
 
 /// Driver errors after which a CUDA context is unusable; running out of memory is not among them.
-const FATAL_DRIVER_ERRORS: [&str; 13] = [
+const FATAL_DRIVER_ERRORS: [&str; 14] = [
     "CUDA_ERROR_ILLEGAL_ADDRESS",
     "CUDA_ERROR_ILLEGAL_INSTRUCTION",
     "CUDA_ERROR_MISALIGNED_ADDRESS",
@@ -54,6 +54,7 @@ const FATAL_DRIVER_ERRORS: [&str; 13] = [
     "CUDA_ERROR_NVLINK_UNCORRECTABLE",
     "CUDA_ERROR_CONTEXT_IS_DESTROYED",
     "CUDA_ERROR_DEVICE_UNAVAILABLE",
+    "CUDA_ERROR_UNKNOWN",
 ];
 
 /// Whether an error means that the device cannot be used any more by this process.
@@ -61,7 +62,12 @@ const FATAL_DRIVER_ERRORS: [&str; 13] = [
 /// candle hands driver errors on as text, so this looks for the driver's own constants in it.
 pub(super) fn is_device_loss(error: &ModelError) -> bool {
     let ModelError::Tensor(error) = error else { return false };
-    let text = error.to_string();
+    tells_device_loss(&error.to_string())
+}
+
+/// Whether a text, e.g. a panic's, holds one of the driver's fatal constants. A driver error that
+/// is unwrapped somewhere below becomes a panic, and the device is gone all the same.
+pub(super) fn tells_device_loss(text: &str) -> bool {
     FATAL_DRIVER_ERRORS.iter().any(|name| text.contains(name))
 }
 
@@ -78,6 +84,7 @@ mod tests {
         let lost = "DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"an illegal memory access\")";
         assert!(is_device_loss(&tensor_error(lost)));
         assert!(!is_device_loss(&tensor_error("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"oom\")")));
+        assert!(is_device_loss(&tensor_error("DriverError(CUDA_ERROR_UNKNOWN, \"unknown\")")));
         assert!(!is_device_loss(&tensor_error("shape mismatch in matmul")));
         assert!(!is_device_loss(&ModelError::Weights("CUDA_ERROR_ASSERT".into())));
     }

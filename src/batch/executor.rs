@@ -231,7 +231,9 @@ impl Worker {
                 self.end = HealthState::DeviceLost { reason: "the device failed" };
                 return;
             }
-            if outcome.panicked && panics.note(Instant::now()) {
+            if outcome.succeeded {
+                panics.clear();
+            } else if outcome.panicked && panics.note(Instant::now()) {
                 self.end = HealthState::DeviceLost { reason: "too many panics" };
                 return;
             }

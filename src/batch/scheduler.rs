@@ -11,17 +11,25 @@
 //! 3. Within a lane, the most urgent entry (earliest deadline, then first come) leads the batch;
 //!    compatible entries follow in order until a cap binds. Nothing overtakes an entry that did not
 //!    fit, apart from entries compatible with a batch that it is not compatible with.
-//! 4. Speculative entries run only while nothing else is queued anywhere, one at a time, so that
-//!    work that arrives meanwhile waits for one item at most.
+//! 4. Speculative entries run only once nothing else was queued anywhere for [`SPECULATION_GRACE`],
+//!    one at a time, so that work that arrives meanwhile waits for one item at most.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Cost, StageSpec};
 
 /// How often in a row a lane with work may be passed over for later stages.
 pub const MAX_PASSED_OVER: u32 = 32;
+
+/// How long a speculative entry waits, and how long nothing ordinary was queued, before it runs.
+///
+/// Between two stages of one request the queues are empty for some microseconds, up to a
+/// millisecond on a busy machine. That is not idleness: whoever speculates there delays the next
+/// stage by a whole item. This is several times longer than such a gap, and short beside an item
+/// that is worth beginning early.
+pub const SPECULATION_GRACE: Duration = Duration::from_millis(5);
 
 /// Identifies a queued entry; grows with every push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,7 +44,7 @@ pub struct NewEntry {
     pub expires: Option<Instant>,
     /// Earlier is served earlier within the lane.
     pub urgency: Instant,
-    /// Runs only while nothing else is queued.
+    /// Runs only while the device is idle: see [`SPECULATION_GRACE`].
     pub speculative: bool,
 }
 
@@ -121,6 +129,8 @@ pub struct Scheduler {
     lanes: Vec<Lane>,
     next_id: u64,
     draining: bool,
+    /// Since when nothing ordinary was queued whenever that was asked.
+    idle_since: Option<Instant>,
 }
 
 impl Scheduler {
@@ -190,15 +200,21 @@ impl Scheduler {
                 },
             );
         }
-        let action = if let Some(stage) = self.choose(now) {
+        Decision { action: self.decide(now, entries), skipped }
+    }
+
+    fn decide(&mut self, now: Instant, entries: &impl Entries) -> Action {
+        if let Some(stage) = self.choose(now) {
+            self.idle_since = None;
             let ids = self.lanes[stage].form(|first, id| entries.compatible(stage, first, id));
-            Action::Run { stage, ids }
-        } else if let Some(wake) = self.lanes.iter().filter_map(Lane::wake_at).min() {
-            Action::WaitUntil(wake)
-        } else {
-            self.next_speculative()
-        };
-        Decision { action, skipped }
+            return Action::Run { stage, ids };
+        }
+        if let Some(wake) = self.lanes.iter().filter_map(Lane::wake_at).min() {
+            self.idle_since = None;
+            return Action::WaitUntil(wake);
+        }
+        let idle_since = *self.idle_since.get_or_insert(now);
+        self.next_speculative(now, idle_since)
     }
 
     /// The lane to serve, and the bookkeeping of those passed over.
@@ -222,15 +238,23 @@ impl Scheduler {
         Some(chosen)
     }
 
-    fn next_speculative(&mut self) -> Action {
-        let lanes = self.lanes.iter_mut().enumerate();
-        let latest = lanes
-            .filter(|(_, lane)| !lane.speculative.is_empty())
-            .max_by_key(|(stage, lane)| (lane.spec.rank, Reverse(*stage)));
-        match latest.and_then(|(stage, lane)| Some((stage, lane.speculative.pop_first()?.0))) {
-            Some((stage, id)) => Action::Run { stage, ids: vec![id] },
-            None => Action::Idle,
+    /// With nothing ordinary queued since `idle_since`: the oldest speculative entry of the latest
+    /// stage that has one whose time has come.
+    fn next_speculative(&mut self, now: Instant, idle_since: Instant) -> Action {
+        let grace = if self.draining { Duration::ZERO } else { SPECULATION_GRACE };
+        let oldest = self.lanes.iter().enumerate().filter_map(|(stage, lane)| {
+            let (&id, entry) = lane.speculative.first_key_value()?;
+            Some((entry.enqueued.max(idle_since) + grace, stage, id))
+        });
+        let oldest: Vec<_> = oldest.collect();
+        let due = oldest.iter().filter(|(at, ..)| *at <= now);
+        let latest =
+            due.max_by_key(|(_, stage, _)| (self.lanes[*stage].spec.rank, Reverse(*stage)));
+        if let Some(&(_, stage, id)) = latest {
+            self.lanes[stage].speculative.remove(&id);
+            return Action::Run { stage, ids: vec![id] };
         }
+        oldest.iter().map(|(at, ..)| *at).min().map_or(Action::Idle, Action::WaitUntil)
     }
 }
 

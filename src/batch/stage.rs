@@ -47,6 +47,8 @@ struct Ticket<O> {
 /// What came of a dispatch, for the executor's own state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Outcome {
+    /// Something ran well: the whole batch, or an item of it alone.
+    pub(super) succeeded: bool,
     pub(super) panicked: bool,
     pub(super) device_lost: bool,
 }
@@ -125,6 +127,7 @@ impl<I: Send + 'static, O: Send + 'static> Stage<I, O> {
         let result = attempt(self.model.as_ref(), inputs);
         self.metrics.execute_seconds.record(started.elapsed().as_secs_f64());
         match &result {
+            Ok(_) => outcome.succeeded = true,
             Err(Failure::Panicked(_)) => {
                 self.metrics.panics.increment(1);
                 outcome.panicked = true;
@@ -288,7 +291,7 @@ impl<I: Send + 'static, O: Send + 'static> StageHandle<I, O> {
     /// See [`StageError`]; `DeadlineExceeded` comes at the context's deadline at the latest.
     pub async fn submit(&self, input: I, ctx: &RequestContext) -> Result<Reply<O>, StageError> {
         let (sender, receiver) = oneshot::channel();
-        self.enqueue(input, Box::new(sender), Terms::of(ctx))?;
+        self.enqueue(input, || Box::new(sender), Terms::of(ctx))?;
         receive(receiver, ctx.deadline()).await
     }
 
@@ -319,22 +322,18 @@ impl<I: Send + 'static, O: Send + 'static> StageHandle<I, O> {
         try_join_all(receivers).await
     }
 
-    /// Predicted work for one item.
-    pub fn cost(&self, input: &I) -> super::Cost {
-        self.stage.model.cost(input)
-    }
-
-    /// Queues an item whose reply goes to `sink`.
+    /// Queues an item whose reply goes to what `sink` makes; it is called only where the item is
+    /// taken on.
     pub(super) fn enqueue(
         &self,
         input: I,
-        sink: Box<dyn ReplySink<O>>,
+        sink: impl FnOnce() -> Box<dyn ReplySink<O>>,
         terms: Terms,
     ) -> Result<EntryId, StageError> {
         let enqueued = Instant::now();
         let entry = self.entry(&input, &terms, enqueued);
-        let ticket = terms.ticket(sink, enqueued);
         self.shared.push(self.index, entry, enqueued, |id, depth| {
+            let ticket = terms.ticket(sink(), enqueued);
             lock(&self.stage.items).insert(id, (input, ticket));
             self.stage.set_depth(depth);
         })

@@ -9,6 +9,18 @@ use crate::models::{
 };
 use crate::vision::Picture;
 
+/// A text as long as posts get, and an expression as long as one about them gets. A batch holds as
+/// many items as it may where they are no longer than this, fewer where they are, so how long the
+/// device is held has a bound.
+pub const LONG_TEXT: &str = "Ada Lovelace met Charles Babbage at the Royal Society in London, and \
+    while the others looked at his Difference Engine as savages look at a mirror, she understood \
+    how it worked and saw the great beauty of the invention, as Sophia De Morgan remembered many \
+    years afterwards in Cambridge.";
+
+/// See [`LONG_TEXT`].
+pub const LONG_EXPRESSION: &str =
+    "International Federation of Red Cross and Red Crescent Societies (ORG)-an organization";
+
 /// Tagging texts.
 pub struct TagStage(pub Arc<dyn Tagger>);
 
@@ -27,37 +39,54 @@ pub struct SegmentStage(pub Arc<dyn Segmenter>);
 impl EncodeStage {
     /// After grounding: an embedding is asked for only once an entity was placed, so whoever waits
     /// for one is a step from the answer. Embeddings that are begun early rank below everything.
-    pub fn spec(max_batch: usize) -> StageSpec {
-        StageSpec::new("encode", 3, max_batch)
+    pub fn spec(&self, max_batch: usize) -> StageSpec {
+        capped(StageSpec::new("encode", 3, max_batch), Cost(self.0.encode_cost()))
     }
 }
 
 impl TagStage {
     /// First: everything else needs entities.
-    pub fn spec(max_batch: usize) -> StageSpec {
-        StageSpec::new("tag", 0, max_batch)
+    pub fn spec(&self, max_batch: usize) -> StageSpec {
+        let longest = TagInput { text: LONG_TEXT.into(), knowledge: None };
+        capped(StageSpec::new("tag", 0, max_batch), self.cost(&longest))
     }
 }
 
 impl EntailStage {
     /// After tagging.
-    pub fn spec(max_batch: usize) -> StageSpec {
-        StageSpec::new("entail", 1, max_batch)
+    pub fn spec(&self, max_batch: usize) -> StageSpec {
+        let longest = self.item(LONG_EXPRESSION, Some(LONG_TEXT));
+        capped(StageSpec::new("entail", 1, max_batch), longest)
+    }
+
+    /// Work for one question, as if its picture were new.
+    fn item(&self, expression: &str, description: Option<&str>) -> Cost {
+        Cost(self.0.picture_cost()) + Cost(self.0.cost(expression, description))
     }
 }
 
 impl GroundStage {
     /// After entailment.
-    pub fn spec(max_batch: usize) -> StageSpec {
-        StageSpec::new("ground", 2, max_batch)
+    pub fn spec(&self, max_batch: usize) -> StageSpec {
+        capped(StageSpec::new("ground", 2, max_batch), self.item(LONG_EXPRESSION))
+    }
+
+    /// Work for one question, as if its picture were new.
+    fn item(&self, expression: &str) -> Cost {
+        Cost(self.0.picture_cost()) + Cost(self.0.cost(expression))
     }
 }
 
 impl SegmentStage {
-    /// Last.
-    pub fn spec(max_batch: usize) -> StageSpec {
-        StageSpec::new("segment", 4, max_batch)
+    /// Last. Its items bring any number of boxes along, so a batch is bounded in boxes.
+    pub fn spec(&self, max_batch: usize) -> StageSpec {
+        capped(StageSpec::new("segment", 4, max_batch), Cost(self.0.decode_cost()))
     }
+}
+
+/// Bounds a batch at the work of as many items as it may hold, of `item`'s work each.
+fn capped(spec: StageSpec, item: Cost) -> StageSpec {
+    StageSpec { max_batch_cost: item.times(spec.max_batch), ..spec }
 }
 
 impl BatchModel for TagStage {
@@ -78,7 +107,7 @@ impl BatchModel for EntailStage {
     type Output = Entailment;
 
     fn cost(&self, input: &EntailInput) -> Cost {
-        Cost(self.0.cost(input))
+        self.item(&input.expression, input.description.as_deref())
     }
 
     fn run(&self, inputs: &[EntailInput]) -> Result<Vec<Entailment>, ModelError> {
@@ -91,7 +120,7 @@ impl BatchModel for GroundStage {
     type Output = Option<Grounding>;
 
     fn cost(&self, input: &GroundInput) -> Cost {
-        Cost(self.0.cost(input))
+        self.item(&input.expression)
     }
 
     fn run(&self, inputs: &[GroundInput]) -> Result<Vec<Self::Output>, ModelError> {
@@ -117,7 +146,7 @@ impl BatchModel for SegmentStage {
     type Output = Vec<MaskPrediction>;
 
     fn cost(&self, input: &SegmentInput) -> Cost {
-        Cost(self.0.decode_cost().saturating_mul(input.boxes.len() as u64))
+        Cost(self.0.decode_cost()).times(input.boxes.len())
     }
 
     fn run(&self, inputs: &[SegmentInput]) -> Result<Vec<Self::Output>, ModelError> {

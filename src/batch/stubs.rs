@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, mpsc};
 
 use futures_util::poll;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
 use super::executor::lock;
 use super::*;
@@ -22,6 +22,10 @@ pub(super) enum Act {
     FailOnce,
     Panic,
     LoseDevice,
+    /// Panics over a lost device.
+    LoseDeviceInPanic,
+    /// Does as `Echo`, and shares no batch with anything else.
+    EchoApart,
     /// Gives no output.
     Forget,
     /// Holds the device until released.
@@ -59,19 +63,24 @@ impl BatchModel for Stub {
         Cost(1)
     }
 
+    fn compatible(&self, first: &Item, candidate: &Item) -> bool {
+        (first.1 == Act::EchoApart) == (candidate.1 == Act::EchoApart)
+    }
+
     fn run(&self, items: &[Item]) -> Result<Vec<u32>, ModelError> {
         lock(&self.log).push((self.name, items.iter().map(|item| item.0).collect()));
         let failure = |text: &str| ModelError::Tensor(candle_core::Error::Msg(text.into()));
         let mut outputs = Vec::new();
         for &(id, act) in items {
             match act {
-                Act::Echo => {}
+                Act::Echo | Act::EchoApart => {}
                 Act::Fail => return Err(failure("no")),
                 Act::FailOnce if lock(&self.failed).insert(id) => return Err(failure("not yet")),
                 Act::FailOnce => {}
                 // Unlike `panic!` this does not print.
                 Act::Panic => resume_unwind(Box::new("stub")),
                 Act::LoseDevice => return Err(failure("DriverError(CUDA_ERROR_LAUNCH_FAILED)")),
+                Act::LoseDeviceInPanic => resume_unwind(Box::new("CUDA_ERROR_UNKNOWN")),
                 Act::Forget => continue,
                 Act::Block => {
                     self.entered.send(()).unwrap();
@@ -90,7 +99,7 @@ pub(super) struct Bench {
     pub(super) late: StageHandle<Item, u32>,
     pub(super) executor: Executor,
     pub(super) log: Log,
-    metrics: PrometheusHandle,
+    recorder: PrometheusRecorder,
     entered: mpsc::Receiver<()>,
     pub(super) release: mpsc::Sender<()>,
 }
@@ -119,7 +128,7 @@ pub(super) fn bench_with(early: StageSpec, limit: PanicLimit) -> Bench {
         let late = builder.stage(StageSpec::new("late", 1, 8), stub("late"));
         (early, late, builder.start().unwrap())
     });
-    Bench { early, late, executor, log, metrics: recorder.handle(), entered, release }
+    Bench { early, late, executor, log, recorder, entered, release }
 }
 
 impl Bench {
@@ -147,8 +156,13 @@ impl Bench {
         lock(&self.log).clone()
     }
 
+    /// Makes something whose metrics are to be read here.
+    pub(super) fn with_metrics<T>(&self, make: impl FnOnce() -> T) -> T {
+        ::metrics::with_local_recorder(&self.recorder, make)
+    }
+
     pub(super) fn metric(&self, line: &str) -> f64 {
-        let text = self.metrics.render();
+        let text = self.recorder.handle().render();
         let found = text.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(' '));
         found.unwrap_or_else(|| panic!("no {line} in\n{text}")).parse().unwrap()
     }

@@ -102,7 +102,7 @@ fn verify(args: &PackArgs) -> anyhow::Result<()> {
     let manifest = Manifest::read(&directory)?;
     let reports = pack::verify(&directory, &manifest)?;
     for report in &reports {
-        println!("{:<40} {}", report.entry.path, report.state);
+        println!("{:<40} {}", report.path, report.state);
     }
     let bad = reports.iter().filter(|report| report.state != FileState::Good).count();
     if bad > 0 {

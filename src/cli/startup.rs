@@ -70,7 +70,7 @@ pub fn load(settings: &Settings, observer: &dyn LoadObserver) -> anyhow::Result<
     Ok(Started { pack, options, device: device_name(&device) })
 }
 
-/// Runs every network once at its largest batch, and sets how much work may be in flight where the
+/// Runs every network at its largest batch, and sets how much work may be in flight where the
 /// settings leave it open.
 ///
 /// # Errors

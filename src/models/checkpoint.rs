@@ -78,7 +78,7 @@ impl Checkpoint {
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
-        let sha256 = hash(path)?;
+        let sha256 = hash_file(path).map_err(|source| unreadable(path, source))?;
         let tensors = PthTensors::new(path, wrapper).or_else(|_| PthTensors::new(path, None))?;
         let stored: Vec<StoredTensor> = tensors
             .tensor_infos()
@@ -144,12 +144,15 @@ pub fn device_name(device: &Device) -> String {
 }
 
 /// Lower-case SHA-256 of a file that may be large.
-fn hash(path: &Path) -> Result<String> {
-    let mut file = File::open(path).map_err(|source| unreadable(path, source))?;
+///
+/// # Errors
+/// It cannot be read.
+pub fn hash_file(path: &Path) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
-        let read = file.read(&mut buffer).map_err(|source| unreadable(path, source))?;
+        let read = file.read(&mut buffer)?;
         if read == 0 {
             return Ok(hex(&hasher.finalize()));
         }
@@ -183,7 +186,7 @@ mod tests {
         let info = file.info("test", |tensor| tensor.name != "unused");
         assert_eq!((info.parameters, info.bytes), (15 + 8, 15 + 8 * 4));
         assert_eq!((info.device.as_str(), info.dtype.as_str()), ("cpu", "f32"));
-        assert_eq!(info.sha256, hash(&path).unwrap());
+        assert_eq!(info.sha256, hash_file(&path).unwrap());
         assert_eq!(file.builder.get((2, 4), "weight").unwrap().dtype(), DType::F32);
     }
 

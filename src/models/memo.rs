@@ -3,9 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::Tensor;
-use lru::LruCache;
 
-use super::Result;
+use super::{ByteLru, Result};
 use crate::vision::{Picture, PictureDigest};
 
 /// Something that takes memory on the device.
@@ -23,20 +22,13 @@ impl Footprint for Tensor {
 /// What was computed of pictures alone: all entities of a picture need the same, and come close
 /// together.
 pub(super) struct PictureMemo<T> {
-    inner: Mutex<Inner<T>>,
-    max_bytes: usize,
-}
-
-struct Inner<T> {
-    values: LruCache<PictureDigest, T>,
-    bytes: usize,
+    values: Mutex<ByteLru<PictureDigest, T>>,
 }
 
 impl<T: Clone + Footprint> PictureMemo<T> {
     /// An empty memory for up to `max_bytes`.
     pub(super) fn new(max_bytes: usize) -> Self {
-        let inner = Inner { values: LruCache::unbounded(), bytes: 0 };
-        Self { inner: Mutex::new(inner), max_bytes }
+        Self { values: Mutex::new(ByteLru::new(max_bytes)) }
     }
 
     /// The values of `pictures`, in their order. `compute` runs once for all that are new, each
@@ -77,23 +69,14 @@ impl<T: Clone + Footprint> PictureMemo<T> {
     }
 
     fn get(&self, picture: &PictureDigest) -> Option<T> {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.values.get(picture).cloned()
+        self.values.lock().unwrap_or_else(PoisonError::into_inner).get(picture)
     }
 
     /// Keeps a picture's value, and forgets the pictures unused for longest where there is no room.
     fn put(&self, picture: PictureDigest, value: T) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.bytes += value.bytes();
-        if let Some(old) = inner.values.put(picture, value) {
-            inner.bytes -= old.bytes();
-        }
-        while inner.bytes > self.max_bytes {
-            match inner.values.pop_lru() {
-                Some((_, old)) => inner.bytes -= old.bytes(),
-                None => return,
-            }
-        }
+        let bytes = value.bytes();
+        let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+        values.insert(picture, value, bytes);
     }
 }
 

@@ -5,6 +5,7 @@
 //! batch: the items of many requests at once. A batch either succeeds as a whole or fails as a
 //! whole; isolating one bad item is the caller's work (see [`crate::batch`]).
 
+mod byte_lru;
 mod checkpoint;
 pub mod dense;
 mod entity;
@@ -18,7 +19,8 @@ mod roles;
 pub mod sam;
 pub mod tagger;
 
-pub use checkpoint::device_name;
+pub use byte_lru::ByteLru;
+pub use checkpoint::{device_name, hash_file};
 pub use entity::{CharSpan, EntityType, FineType, TaggedEntity};
 pub use error::{ModelError, Result};
 pub use expander::TypeExpander;

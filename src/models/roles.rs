@@ -90,8 +90,12 @@ pub trait Entailer: Send + Sync {
     /// Answers a batch; one entailment per input. Inputs that share a picture (by digest) share
     /// the work that depends on the picture alone.
     fn entail(&self, inputs: &[EntailInput]) -> Result<Vec<Entailment>>;
-    /// Predicted work for one input, in millions of multiply–adds.
-    fn cost(&self, input: &EntailInput) -> u64;
+    /// Predicted work that depends on a picture alone, in millions of multiply–adds: done once for
+    /// all that is asked about the picture.
+    fn picture_cost(&self) -> u64;
+    /// Predicted work for one question beyond [`Entailer::picture_cost`], in millions of
+    /// multiply–adds.
+    fn cost(&self, expression: &str, description: Option<&str>) -> u64;
     /// What is loaded.
     fn info(&self) -> ModelInfo;
 }
@@ -116,10 +120,15 @@ pub struct Grounding {
 
 /// Finds the box of what an expression names.
 pub trait Grounder: Send + Sync {
-    /// Answers a batch; `None` where the network gave no legal box.
+    /// Answers a batch; `None` where the network gave no legal box. Inputs that share a picture (by
+    /// digest) share the work that depends on the picture alone.
     fn ground(&self, inputs: &[GroundInput]) -> Result<Vec<Option<Grounding>>>;
-    /// Predicted work for one input, in millions of multiply–adds.
-    fn cost(&self, input: &GroundInput) -> u64;
+    /// Predicted work that depends on a picture alone, in millions of multiply–adds: done once for
+    /// all that is asked about the picture.
+    fn picture_cost(&self) -> u64;
+    /// Predicted work for one question beyond [`Grounder::picture_cost`], in millions of
+    /// multiply–adds.
+    fn cost(&self, expression: &str) -> u64;
     /// What is loaded.
     fn info(&self) -> ModelInfo;
 }

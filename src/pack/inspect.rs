@@ -1,8 +1,16 @@
 //! What is inside a weight file.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
+use safetensors::tensor::Metadata;
+
 use super::PackError;
+use super::files::failed;
+
+/// As large as the format lets a header be.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 /// One tensor of a weight file.
 #[derive(Debug, Clone)]
@@ -29,21 +37,68 @@ pub struct WeightSummary {
 /// # Errors
 /// When the file cannot be read or is not a safetensors file.
 pub fn inspect_weights(path: &Path) -> Result<WeightSummary, PackError> {
-    let file =
-        std::fs::read(path).map_err(|source| PackError::File { path: path.to_owned(), source })?;
-    let parsed = safetensors::SafeTensors::deserialize(&file).map_err(|e| PackError::Manifest {
+    let header = read_header(path).map_err(|source| failed(path, source))?;
+    let header: Metadata = serde_json::from_slice(&header).map_err(|e| PackError::Manifest {
         path: path.to_owned(),
         message: format!("not safetensors: {e}"),
     })?;
-    let mut tensors: Vec<_> = parsed
-        .iter()
-        .map(|(name, view)| TensorSummary {
-            name: name.to_owned(),
-            shape: view.shape().to_vec(),
-            dtype: format!("{:?}", view.dtype()).to_lowercase(),
+    let mut tensors: Vec<_> = header
+        .tensors()
+        .into_iter()
+        .map(|(name, info)| TensorSummary {
+            name,
+            shape: info.shape.clone(),
+            dtype: format!("{:?}", info.dtype).to_lowercase(),
         })
         .collect();
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
     let parameters = tensors.iter().map(|t| t.shape.iter().product::<usize>() as u64).sum();
     Ok(WeightSummary { tensors, parameters })
+}
+
+/// The header's JSON: its length in eight bytes, little end first, comes before it.
+fn read_header(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length)?;
+    let length = u64::from_le_bytes(length).min(MAX_HEADER_BYTES);
+    let mut header = Vec::new();
+    file.take(length).read_to_end(&mut header)?;
+    Ok(header)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device, Tensor};
+
+    use super::*;
+
+    #[test]
+    fn the_header_is_enough() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.safetensors");
+        let tensor =
+            |shape: (usize, usize), dtype| Tensor::zeros(shape, dtype, &Device::Cpu).unwrap();
+        let tensors = [("b", tensor((2, 3), DType::F32)), ("a", tensor((1, 5), DType::U8))];
+        let tensors = tensors.map(|(name, tensor)| (name.to_owned(), tensor));
+        candle_core::safetensors::save(&tensors.into(), &path).unwrap();
+        // Whatever follows the header is not looked at.
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() - 20]).unwrap();
+        let summary = inspect_weights(&path).unwrap();
+        let told =
+            summary.tensors.iter().map(|t| (t.name.as_str(), &t.shape[..], t.dtype.as_str()));
+        assert_eq!(told.collect::<Vec<_>>(), [("a", &[1, 5][..], "u8"), ("b", &[2, 3][..], "f32")]);
+        assert_eq!(summary.parameters, 11);
+    }
+
+    #[test]
+    fn what_is_no_safetensors_file_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.safetensors");
+        for content in [&b"short"[..], b"version https://git-lfs.github.com/spec/v1", &[255; 8]] {
+            std::fs::write(&path, content).unwrap();
+            assert!(inspect_weights(&path).is_err(), "{content:?}");
+        }
+    }
 }

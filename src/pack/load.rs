@@ -71,13 +71,15 @@ pub fn load(
 fn refuse_mismatch(directory: &Path, manifest: &Manifest) -> Result<(), PackError> {
     let reports = verify(directory, manifest)?;
     match reports.into_iter().find(|report| report.state != FileState::Good) {
-        Some(report) => Err(PackError::Mismatch {
-            path: directory.join(report.entry.path),
-            state: report.state,
-        }),
+        Some(report) => {
+            Err(PackError::Mismatch { path: directory.join(report.path), state: report.state })
+        }
         None => Ok(()),
     }
 }
+
+/// The network of an entailer that may be the grounder too.
+type SharedDense = Option<Arc<DenseGrounding>>;
 
 struct Loader<'a> {
     directory: &'a Path,
@@ -97,18 +99,16 @@ impl Loader<'_> {
         }
     }
 
-    /// The entailer and, where it is the dense network, the network itself: the grounder shares it
-    /// when both roles name the same files.
-    fn entailer(
-        &self,
-        entry: &RoleEntry,
-    ) -> Result<(Arc<dyn Entailer>, Option<DenseGrounding>), PackError> {
+    /// The entailer and, where it is the dense network, the network itself: the grounder is the same
+    /// object when both roles name the same files, by which the pipeline sees that they look at a
+    /// picture once.
+    fn entailer(&self, entry: &RoleEntry) -> Result<(Arc<dyn Entailer>, SharedDense), PackError> {
         let directory = self.directory.join(&entry.path);
         match entry.architecture.as_str() {
             "dense" => {
-                let dense = DenseGrounding::load(&directory, self.device, self.dtype)
-                    .map_err(in_role("entailer"))?;
-                Ok((Arc::new(dense.clone()), Some(dense)))
+                let dense = DenseGrounding::load(&directory, self.device, self.dtype);
+                let dense = Arc::new(dense.map_err(in_role("entailer"))?);
+                Ok((dense.clone(), Some(dense)))
             }
             "ofa" => {
                 let ofa = OfaEntailer::load(&directory, self.device, self.dtype);
@@ -121,11 +121,11 @@ impl Loader<'_> {
     fn grounder(
         &self,
         entry: &RoleEntry,
-        shared: Option<DenseGrounding>,
+        shared: SharedDense,
     ) -> Result<Arc<dyn Grounder>, PackError> {
         let directory = self.directory.join(&entry.path);
         match (entry.architecture.as_str(), shared) {
-            ("dense", Some(dense)) => Ok(Arc::new(dense)),
+            ("dense", Some(dense)) => Ok(dense),
             ("dense", None) => {
                 let dense = DenseGrounding::load(&directory, self.device, self.dtype);
                 Ok(Arc::new(dense.map_err(in_role("grounder"))?))

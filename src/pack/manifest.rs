@@ -70,12 +70,16 @@ impl Manifest {
     /// When the file is missing, is not valid TOML of this form, has a threshold outside `0..=1`,
     /// or names a path that leaves the pack.
     pub fn read(directory: &Path) -> Result<Self, PackError> {
-        let path = directory.join(MANIFEST);
-        let text = std::fs::read_to_string(&path)
-            .map_err(|source| PackError::File { path: path.clone(), source })?;
-        let manifest: Self = toml::from_str(&text)
-            .map_err(|e| PackError::Manifest { path: path.clone(), message: e.to_string() })?;
-        manifest.check().map_err(|message| PackError::Manifest { path, message })?;
+        Self::read_file(&directory.join(MANIFEST))
+    }
+
+    /// As [`Manifest::read`], of a manifest under any name.
+    pub(super) fn read_file(path: &Path) -> Result<Self, PackError> {
+        let wrong = |message| PackError::Manifest { path: path.to_owned(), message };
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| PackError::File { path: path.to_owned(), source })?;
+        let manifest: Self = toml::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+        manifest.check().map_err(wrong)?;
         Ok(manifest)
     }
 

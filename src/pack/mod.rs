@@ -1,17 +1,20 @@
 //! Packs: a directory with a `pack.toml` that says which architecture fills each role, from which
 //! files, each with its size and SHA-256.
 
+mod files;
 mod inspect;
 mod load;
 mod locate;
+mod lock;
 mod manifest;
 mod verify;
 
 pub use inspect::{TensorSummary, WeightSummary, inspect_weights};
 pub use load::{LoadObserver, LoadedPack, load};
 pub use locate::locate;
+pub use lock::lock;
 pub use manifest::{ExpanderEntry, FileEntry, Manifest, RoleEntry};
-pub use verify::{FileReport, FileState, hash_file, lock, verify};
+pub use verify::{FileReport, FileState, verify};
 
 use std::path::PathBuf;
 

@@ -1,12 +1,10 @@
 //! Are the files the ones that the manifest names?
 
+use std::collections::HashSet;
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
+use super::files::{hash_of, role_files};
 use super::{FileEntry, MANIFEST, Manifest, PackError};
 
 /// How a file compares with its entry in the manifest.
@@ -28,6 +26,8 @@ pub enum FileState {
         /// SHA-256 of the file.
         found: String,
     },
+    /// A role could read it, and the manifest does not name it.
+    Unlisted,
 }
 
 impl fmt::Display for FileState {
@@ -43,6 +43,9 @@ impl fmt::Display for FileState {
                 write!(f, "has {found} bytes where the manifest says {expected}")
             }
             Self::WrongHash { found } => write!(f, "has another content (SHA-256 {found})"),
+            Self::Unlisted => {
+                write!(f, "is not in the manifest (`riveg pack lock` lists what is there)")
+            }
         }
     }
 }
@@ -50,22 +53,31 @@ impl fmt::Display for FileState {
 /// One file and how it compares.
 #[derive(Debug, Clone)]
 pub struct FileReport {
-    /// The manifest's entry.
-    pub entry: FileEntry,
+    /// Path relative to the pack, with forward slashes.
+    pub path: String,
     /// What was found.
     pub state: FileState,
 }
 
-/// Compares every file of the pack with the manifest, sizes first.
+/// Compares every file of the pack with the manifest, sizes first; then reports the files that the
+/// manifest does not name although a role could read them.
 ///
 /// # Errors
-/// When a file exists but cannot be read.
+/// When a file exists but cannot be read, or the manifest names no files at all.
 pub fn verify(directory: &Path, manifest: &Manifest) -> Result<Vec<FileReport>, PackError> {
-    manifest
-        .files
-        .iter()
-        .map(|entry| Ok(FileReport { entry: entry.clone(), state: compare(directory, entry)? }))
-        .collect()
+    if manifest.files.is_empty() {
+        let message = "names no files, so none can be verified (`riveg pack lock` lists them)";
+        let path = directory.join(MANIFEST);
+        return Err(PackError::Manifest { path, message: message.to_owned() });
+    }
+    let listed = manifest.files.iter().map(|entry| {
+        Ok(FileReport { path: entry.path.clone(), state: compare(directory, entry)? })
+    });
+    // Compared as paths: `./sam/x` is `sam/x`.
+    let known: HashSet<PathBuf> = manifest.files.iter().map(|f| directory.join(&f.path)).collect();
+    let there = role_files(directory, manifest)?.into_iter();
+    let unlisted = there.filter(|path| !known.contains(&directory.join(path)));
+    listed.chain(unlisted.map(|path| Ok(FileReport { path, state: FileState::Unlisted }))).collect()
 }
 
 fn compare(directory: &Path, entry: &FileEntry) -> Result<FileState, PackError> {
@@ -78,120 +90,62 @@ fn compare(directory: &Path, entry: &FileEntry) -> Result<FileState, PackError> 
     if found != entry.bytes {
         return Ok(FileState::WrongSize { found, expected: entry.bytes });
     }
-    let hash = hash_file(&path)?;
+    let hash = hash_of(&path)?;
     Ok(if hash == entry.sha256 { FileState::Good } else { FileState::WrongHash { found: hash } })
-}
-
-/// Rewrites the `files` table of the manifest in `directory` from the files that lie there, and
-/// returns it. Comments in the manifest above the table stay.
-///
-/// # Errors
-/// When the manifest or a file cannot be read, or the manifest cannot be written.
-pub fn lock(directory: &Path) -> Result<Vec<FileEntry>, PackError> {
-    let manifest = Manifest::read(directory)?;
-    let roles = [&manifest.tagger, &manifest.entailer, &manifest.grounder, &manifest.segmenter];
-    let mut folders: Vec<_> = roles.iter().map(|role| role.path.clone()).collect();
-    folders.sort();
-    folders.dedup();
-    let mut files = Vec::new();
-    for folder in folders {
-        for name in file_names(&directory.join(&folder))? {
-            let path = directory.join(&folder).join(&name);
-            let bytes = std::fs::metadata(&path)
-                .map_err(|source| PackError::File { path: path.clone(), source })?
-                .len();
-            let entry = format!("{}/{name}", folder.display());
-            files.push(FileEntry { path: entry, bytes, sha256: hash_file(&path)? });
-        }
-    }
-    write_files(&directory.join(MANIFEST), &files)?;
-    Ok(files)
-}
-
-fn file_names(folder: &Path) -> Result<Vec<String>, PackError> {
-    let failed = |source| PackError::File { path: folder.to_owned(), source };
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        if entry.file_type().map_err(failed)?.is_file() {
-            names.push(entry.file_name().to_string_lossy().into_owned());
-        }
-    }
-    names.sort();
-    Ok(names)
-}
-
-fn write_files(path: &Path, files: &[FileEntry]) -> Result<(), PackError> {
-    let failed = |source| PackError::File { path: path.to_owned(), source };
-    let text = std::fs::read_to_string(path).map_err(failed)?;
-    let head = text.split("[[files]]").next().unwrap_or_default().trim_end();
-    let mut out = format!("{head}\n");
-    for FileEntry { path, bytes, sha256 } in files {
-        out += &format!("\n[[files]]\npath = \"{path}\"\nbytes = {bytes}\nsha256 = \"{sha256}\"\n");
-    }
-    std::fs::write(path, out).map_err(failed)
-}
-
-/// SHA-256 of a file in lower-case hexadecimal.
-///
-/// # Errors
-/// When the file cannot be read.
-pub fn hash_file(path: &Path) -> Result<String, PackError> {
-    let failed = |source| PackError::File { path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(failed)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        let read = file.read(&mut buffer).map_err(failed)?;
-        if read == 0 {
-            break;
-        }
-        hasher.update(&buffer[..read]);
-    }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::lock::lock;
+    use super::super::lock::tests::{MANIFEST_TEXT, pack};
     use super::*;
 
-    const MANIFEST_TEXT: &str = r#"# kept
-name = "tiny"
-version = "1"
-licence = "Apache-2.0"
-entailment_threshold = 0.5
-tagger = { architecture = "t", path = "a" }
-expander = { architecture = "type" }
-entailer = { architecture = "d", path = "b" }
-grounder = { architecture = "d", path = "b" }
-segmenter = { architecture = "s", path = "a" }
-"#;
-
-    fn pack() -> tempfile::TempDir {
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join(MANIFEST), MANIFEST_TEXT).unwrap();
-        for (folder, name, content) in [("a", "x.bin", "abc"), ("b", "y.bin", "")] {
-            std::fs::create_dir(directory.path().join(folder)).unwrap();
-            std::fs::write(directory.path().join(folder).join(name), content).unwrap();
-        }
-        directory
+    fn states(pack: &Path) -> Vec<(String, FileState)> {
+        let manifest = Manifest::read(pack).unwrap();
+        let reports = verify(pack, &manifest).unwrap().into_iter();
+        reports.map(|report| (report.path, report.state)).collect()
     }
 
     #[test]
-    fn lock_then_verify() {
+    fn what_is_locked_is_good() {
         let pack = pack();
-        let files = lock(pack.path()).unwrap();
-        // SHA-256 of "abc" is FIPS 180-2's own example.
-        assert_eq!(
-            files[0].sha256,
-            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-        );
-        assert_eq!(lock(pack.path()).unwrap(), files, "locking twice changes nothing");
-        let text = std::fs::read_to_string(pack.path().join(MANIFEST)).unwrap();
-        assert!(text.starts_with("# kept"));
-        let manifest = Manifest::read(pack.path()).unwrap();
-        let reports = verify(pack.path(), &manifest).unwrap();
-        assert!(reports.iter().all(|r| r.state == FileState::Good));
+        lock(pack.path()).unwrap();
+        let good = |path: &str| (path.to_owned(), FileState::Good);
+        assert_eq!(states(pack.path()), [good("a/x.bin"), good("b/y.bin")]);
+    }
+
+    #[test]
+    fn a_file_that_a_role_could_read_must_be_listed() {
+        let pack = pack();
+        lock(pack.path()).unwrap();
+        std::fs::write(pack.path().join("README.md"), "outside of the roles").unwrap();
+        std::fs::write(pack.path().join("a/README.md"), "no role reads it").unwrap();
+        std::fs::write(pack.path().join("a/.hidden"), "nor this").unwrap();
+        assert!(states(pack.path()).iter().all(|(_, state)| *state == FileState::Good));
+        std::fs::write(pack.path().join("a/model.safetensors"), "planted").unwrap();
+        assert_eq!(states(pack.path())[2], ("a/model.safetensors".into(), FileState::Unlisted));
+        assert!(FileState::Unlisted.to_string().contains("riveg pack lock"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_must_be_listed_too() {
+        let pack = pack();
+        lock(pack.path()).unwrap();
+        let link = pack.path().join("b/model.safetensors");
+        std::os::unix::fs::symlink(pack.path().join("a/x.bin"), link).unwrap();
+        assert_eq!(states(pack.path())[2], ("b/model.safetensors".into(), FileState::Unlisted));
+    }
+
+    #[test]
+    fn a_manifest_that_lists_nothing_verifies_nothing() {
+        for text in [MANIFEST_TEXT.to_owned(), format!("files = []\n{MANIFEST_TEXT}")] {
+            let pack = pack();
+            std::fs::write(pack.path().join(MANIFEST), text).unwrap();
+            let manifest = Manifest::read(pack.path()).unwrap();
+            let error = verify(pack.path(), &manifest).unwrap_err();
+            assert!(error.to_string().contains("riveg pack lock"), "{error}");
+        }
     }
 
     #[test]

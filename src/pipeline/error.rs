@@ -10,7 +10,8 @@ const QUEUE_FULL_RETRY: Duration = Duration::from_secs(1);
 /// Why a request has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PipelineError {
-    /// Too much work is in flight; nothing was begun.
+    /// Too much work is in flight: the request was not let in, or, where a later stage's queue was
+    /// full, given up halfway.
     #[error("too much work in flight")]
     Overloaded {
         /// When a new attempt is likely to be admitted.

@@ -1,8 +1,12 @@
 //! Stage 2: does the picture show the entity, where, and which pixels are it?
 
 use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::time::timeout_at;
 
 use super::recognize::Found;
+use super::stages::Scene;
 use super::{
     GroundedEntity, Mask, Options, Pipeline, PipelineError, SegmentAnswer, SegmentRequest,
     SegmentedBox, Task, Timings,
@@ -20,7 +24,7 @@ impl Pipeline {
     pub(super) async fn ground(
         &self,
         found: &mut [Found],
-        picture: &Arc<Picture>,
+        scene: Scene<'_>,
         options: &Options,
         context: &RequestContext,
         timings: &mut Timings,
@@ -28,11 +32,12 @@ impl Pipeline {
         if options.task == Task::Mner || found.is_empty() {
             return Ok(());
         }
+        let picture = scene.picture;
         let shown = self.entail(found, picture, options, context, timings).await?;
         let placed = self.place(found, &shown, picture, context, timings).await?;
         let boxes: Vec<_> = placed.iter().map(|(_, grounding)| grounding.bbox).collect();
         let masks = if options.task == Task::Smner && !boxes.is_empty() {
-            let (predictions, rles) = self.segment_boxes(picture, boxes, context, timings).await?;
+            let (predictions, rles) = self.segment_boxes(scene, boxes, context, timings).await?;
             predictions.iter().zip(rles).map(|(p, rle)| Some(rate(p, rle, options))).collect()
         } else {
             vec![None; placed.len()]
@@ -99,17 +104,17 @@ impl Pipeline {
     /// Turns boxes of one picture into masks; called with at least one box.
     async fn segment_boxes(
         &self,
-        picture: &Arc<Picture>,
+        scene: Scene<'_>,
         boxes: Vec<BoundingBox>,
         context: &RequestContext,
         timings: &mut Timings,
     ) -> Result<(Vec<MaskPrediction>, Vec<Rle>), PipelineError> {
-        let encoded = self.stages.encode(picture, context).await?;
+        let encoded = self.stages.encode(scene, context).await?;
         let reply = self.stages.decode(encoded.output, boxes, context).await?;
         timings.segment += encoded.executed + reply.executed;
         timings.queue += encoded.queued + reply.queued;
-        let begun = std::time::Instant::now();
-        let (predictions, rles) = upscale(reply.output).await?;
+        let begun = Instant::now();
+        let (predictions, rles) = upscale(reply.output, context.deadline()).await?;
         timings.segment += begun.elapsed();
         Ok((predictions, rles))
     }
@@ -128,8 +133,9 @@ impl Pipeline {
         if boxes.is_empty() {
             return Ok(SegmentAnswer { masks: Vec::new(), timings });
         }
+        let scene = Scene { picture: &picture, early: None };
         let (predictions, rles) =
-            self.segment_boxes(&picture, boxes.clone(), context, &mut timings).await?;
+            self.segment_boxes(scene, boxes.clone(), context, &mut timings).await?;
         let masks = boxes.into_iter().zip(predictions).zip(rles);
         let masks = masks.map(|((bbox, prediction), rle)| SegmentedBox {
             bbox,
@@ -141,19 +147,28 @@ impl Pipeline {
     }
 }
 
-/// Upscales, thresholds and encodes mask by mask, off the async threads.
+/// Upscales, thresholds and encodes mask by mask, off the async threads. Past the deadline the rest
+/// is left undone: nobody waits for it.
 async fn upscale(
     predictions: Vec<MaskPrediction>,
+    deadline: Option<Instant>,
 ) -> Result<(Vec<MaskPrediction>, Vec<Rle>), PipelineError> {
-    tokio::task::spawn_blocking(move || {
-        let rles = predictions.iter().map(|p| p.logits.to_rle(MASK_THRESHOLD)).collect();
-        (predictions, rles)
-    })
-    .await
-    .map_err(|error| {
+    let is_late = move || deadline.is_some_and(|at| at <= Instant::now());
+    let work = tokio::task::spawn_blocking(move || {
+        let encode = |p: &MaskPrediction| (!is_late()).then(|| p.logits.to_rle(MASK_THRESHOLD));
+        let rles = predictions.iter().map(encode).collect::<Option<Vec<_>>>();
+        rles.map(|rles| (predictions, rles)).ok_or(PipelineError::DeadlineExceeded)
+    });
+    let done = match deadline {
+        Some(at) => {
+            timeout_at(at.into(), work).await.map_err(|_| PipelineError::DeadlineExceeded)?
+        }
+        None => work.await,
+    };
+    done.map_err(|error| {
         tracing::error!(%error, "upscaling masks failed");
         PipelineError::Internal
-    })
+    })?
 }
 
 fn rate(prediction: &MaskPrediction, rle: Rle, options: &Options) -> Mask {
@@ -166,4 +181,24 @@ fn longest<T>(replies: &[Reply<T>]) -> (std::time::Duration, std::time::Duration
     let executed = replies.iter().map(|reply| reply.executed).max();
     let queued = replies.iter().map(|reply| reply.queued).max();
     (executed.unwrap_or_default(), queued.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mask::{MaskFrame, MaskLogits};
+
+    fn prediction() -> MaskPrediction {
+        let frame = MaskFrame { frame: 8, resized: (8, 8), original: (8, 8) };
+        let logits = MaskLogits::new(2, 2, vec![1.0; 4], frame).unwrap();
+        MaskPrediction { logits, predicted_iou: 0.9, stability: 1.0 }
+    }
+
+    #[tokio::test]
+    async fn upscaling_ends_at_the_deadline() {
+        let late = upscale(vec![prediction()], Some(Instant::now())).await;
+        assert_eq!(late.unwrap_err(), PipelineError::DeadlineExceeded);
+        let (_, rles) = upscale(vec![prediction()], None).await.unwrap();
+        assert_eq!((rles[0].width(), rles[0].height()), (8, 8));
+    }
 }

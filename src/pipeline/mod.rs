@@ -7,6 +7,7 @@
 mod answer;
 mod error;
 mod ground;
+mod prices;
 mod recognize;
 mod request;
 mod stages;
@@ -23,8 +24,9 @@ pub use request::{GivenEntity, Options, Request, SegmentRequest, Task};
 pub use stages::{PipelineOptions, Roles};
 pub use warmup::{WarmUp, warm_up};
 
-use crate::batch::{Admission, Cost, Health, HealthState, RequestContext};
-use stages::{Prices, Stages};
+use crate::batch::{Admission, Health, HealthState, RequestContext};
+use prices::Prices;
+use stages::{Scene, Stages};
 
 /// The two stages over loaded models. One per process, shared as `Arc<Pipeline>`.
 pub struct Pipeline {
@@ -47,13 +49,14 @@ impl Pipeline {
         Ok(Self { stages, prices, admission, options })
     }
 
-    /// Refuses early, before a picture is decoded, while there is no room at all.
+    /// Refuses early, before a body is read and a picture decoded, while there is no room for even
+    /// the cheapest request with a picture. A text alone is cheaper and is refused all the same:
+    /// what a request is shows only once its body was read.
     ///
     /// # Errors
     /// [`PipelineError::Overloaded`] when too much work is in flight.
     pub fn refuse_when_full(&self) -> Result<(), PipelineError> {
-        self.admission.try_admit(Cost(1))?;
-        Ok(())
+        Ok(self.admission.probe(self.prices.least_with_picture())?)
     }
 
     /// Lets a request in, by its predicted cost.
@@ -96,15 +99,14 @@ impl Pipeline {
         let mut timings = Timings::default();
         let wants_masks = request.options.task == Task::Smner;
         let picture = request.picture.as_ref();
-        let encode_early =
-            async { picture.filter(|_| wants_masks).map(|p| self.stages.encode_early(p, context)) };
-        // Polled in this order: the text is queued before the device looks idle.
-        let (found, _early) =
-            tokio::join!(biased; self.recognize(&request, context, &mut timings), encode_early);
-        let mut found = found?;
+        // Given up where this request ends before it ran.
+        let early =
+            picture.filter(|_| wants_masks).and_then(|p| self.stages.encode_early(p, context));
+        let mut found = self.recognize(&request, context, &mut timings).await?;
         context.charge_more(self.prices.further_entities(&request, found.len()));
         if let Some(picture) = picture {
-            self.ground(&mut found, picture, &request.options, context, &mut timings).await?;
+            let scene = Scene { picture, early };
+            self.ground(&mut found, scene, &request.options, context, &mut timings).await?;
         }
         let provenance = recognize::provenance(&request, &found);
         let entities = found.into_iter().map(|found| found.entity).collect();

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::{Request, SegmentRequest, Task};
 use crate::batch::stages::{EncodeStage, EntailStage, GroundStage, SegmentStage, TagStage};
 use crate::batch::{
     Cost, EmbeddingCache, Executor, ExecutorBuilder, Health, HealthState, Interest, Reply,
@@ -29,6 +28,13 @@ pub struct Roles {
     pub segmenter: Arc<dyn Segmenter>,
 }
 
+impl Roles {
+    /// Whether one object is both entailer and grounder: it looks at a picture once for both.
+    pub(super) fn look_once(&self) -> bool {
+        std::ptr::addr_eq(Arc::as_ptr(&self.entailer), Arc::as_ptr(&self.grounder))
+    }
+}
+
 /// What the operator and the pack set for the pipeline.
 #[derive(Debug, Clone)]
 pub struct PipelineOptions {
@@ -44,6 +50,13 @@ pub struct PipelineOptions {
     pub embedding_cache_bytes: usize,
     /// Work in flight at once.
     pub max_inflight: Cost,
+}
+
+/// A picture on its way through the pipeline.
+pub(super) struct Scene<'a> {
+    pub picture: &'a Arc<Picture>,
+    /// Its embedding, where that was begun early.
+    pub early: Option<Interest<ImageEmbedding>>,
 }
 
 /// Every stage's handle, and what they share.
@@ -63,19 +76,21 @@ impl Stages {
         let Roles { tagger, expander, entailer, grounder, segmenter } = roles;
         let mut builder = ExecutorBuilder::new();
         let max = options.max_batch;
-        let tagger = builder.stage(TagStage::spec(max), TagStage(tagger));
-        let entailer = builder.stage(EntailStage::spec(max), EntailStage(entailer));
-        let grounder = builder.stage(GroundStage::spec(max), GroundStage(grounder));
-        let encode = EncodeStage::spec(options.max_encode_batch);
-        let encoder = builder.stage(encode, EncodeStage(segmenter.clone()));
-        let decoder = builder.stage(SegmentStage::spec(max), SegmentStage(segmenter));
+        let (tagger, entailer) = (TagStage(tagger), EntailStage(entailer));
+        let (grounder, encoder) = (GroundStage(grounder), EncodeStage(segmenter.clone()));
+        let decoder = SegmentStage(segmenter);
+        let tagger = builder.stage(tagger.spec(max), tagger);
+        let entailer = builder.stage(entailer.spec(max), entailer);
+        let grounder = builder.stage(grounder.spec(max), grounder);
+        let encoder = builder.stage(encoder.spec(options.max_encode_batch), encoder);
+        let decoder = builder.stage(decoder.spec(max), decoder);
         let embeddings = EmbeddingCache::for_embeddings(encoder, options.embedding_cache_bytes);
         let executor = builder.start()?;
         Ok(Self { tagger, expander, entailer, grounder, decoder, embeddings, executor })
     }
 
-    /// Begins to encode the picture while the device would otherwise be idle; given up when the
-    /// returned interest is dropped before it ran.
+    /// Begins to encode the picture while the device is idle; given up when the returned interest
+    /// is dropped before it ran.
     pub fn encode_early(
         &self,
         picture: &Arc<Picture>,
@@ -84,13 +99,18 @@ impl Stages {
         self.embeddings.speculate(picture.digest(), picture.clone(), context)
     }
 
-    /// The picture's embedding, from the cache or computed now.
+    /// The picture's embedding: begun early, from the cache, or computed now.
     pub async fn encode(
         &self,
-        picture: &Arc<Picture>,
+        scene: Scene<'_>,
         context: &RequestContext,
     ) -> Result<Reply<ImageEmbedding>, StageError> {
-        self.embeddings.get(picture.digest(), picture.clone(), context).await
+        let Scene { picture, early } = scene;
+        let (digest, picture) = (picture.digest(), picture.clone());
+        match early {
+            Some(early) => self.embeddings.claim(early, digest, picture, context).await,
+            None => self.embeddings.get(digest, picture, context).await,
+        }
     }
 
     /// One mask for every box.
@@ -113,76 +133,3 @@ impl Stages {
         self.executor.shutdown().await
     }
 }
-
-/// Predicted work of a request, from what its roles say.
-#[derive(Clone)]
-pub(super) struct Prices {
-    roles: Roles,
-}
-
-impl Prices {
-    pub fn new(roles: Roles) -> Self {
-        Self { roles }
-    }
-
-    /// What a request is charged when it comes: its text, its picture, and one entity where it is
-    /// not known yet how many there are.
-    pub fn request(&self, request: &Request) -> Cost {
-        let given = request.options.entities.as_ref().map(Vec::len);
-        let tagging = match given {
-            Some(_) => Cost::ZERO,
-            None => Cost(self.roles.tagger.cost(&TagInput {
-                text: request.text.clone(),
-                knowledge: request.options.knowledge.clone(),
-            })),
-        };
-        let encoding = match (&request.picture, request.options.task) {
-            (Some(_), Task::Smner) => Cost(self.roles.segmenter.encode_cost()),
-            _ => Cost::ZERO,
-        };
-        let entities = given.unwrap_or(ENTITIES_EXPECTED);
-        tagging + encoding + self.entities(request, entities)
-    }
-
-    /// What `count` entities of this request cost.
-    pub fn entities(&self, request: &Request, count: usize) -> Cost {
-        let Some(picture) = request.picture.as_ref().filter(|_| request.options.task != Task::Mner)
-        else {
-            return Cost::ZERO;
-        };
-        let expression: Arc<str> = TYPICAL_EXPRESSION.into();
-        let entail = self.roles.entailer.cost(&EntailInput {
-            picture: picture.clone(),
-            expression: expression.clone(),
-            description: request.options.image_description.clone(),
-        });
-        let ground =
-            self.roles.grounder.cost(&GroundInput { picture: picture.clone(), expression });
-        let decode = match request.options.task {
-            Task::Smner => self.roles.segmenter.decode_cost(),
-            Task::Gmner | Task::Mner => 0,
-        };
-        Cost((entail + ground + decode).saturating_mul(count as u64))
-    }
-
-    /// What the entities beyond those charged at the door cost.
-    pub fn further_entities(&self, request: &Request, found: usize) -> Cost {
-        match request.options.entities {
-            Some(_) => Cost::ZERO,
-            None => self.entities(request, found.saturating_sub(ENTITIES_EXPECTED)),
-        }
-    }
-
-    /// What boxes of one picture cost.
-    pub fn boxes(&self, request: &SegmentRequest) -> Cost {
-        let decode = self.roles.segmenter.decode_cost();
-        let boxes = request.boxes.len() as u64;
-        Cost(self.roles.segmenter.encode_cost() + decode.saturating_mul(boxes))
-    }
-}
-
-/// Entities charged before the text was tagged.
-const ENTITIES_EXPECTED: usize = 1;
-
-/// An expression of ordinary length, to price an entity that is not known yet.
-const TYPICAL_EXPRESSION: &str = "LeBron James (PER)-an athlete";

@@ -1,17 +1,19 @@
-//! Runs every role once at its largest batch before the first request: memory is faulted in,
-//! kernels are chosen, a network that cannot run says so at start-up, and the machine's speed is
-//! known.
+//! Runs every role at the largest batch that its stage's caps allow (of one long item each; a single
+//! item that is larger still runs alone) before the first request, once to get warm and once by the
+//! clock: memory is faulted in, kernels are chosen, a network that cannot run says so at start-up,
+//! and the machine's speed is known.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{PipelineOptions, Roles};
-use crate::batch::Cost;
+use crate::batch::stages::{
+    EncodeStage, EntailStage, GroundStage, LONG_EXPRESSION, LONG_TEXT, TagStage,
+};
+use crate::batch::{BatchModel, Cost};
 use crate::models::{EntailInput, GroundInput, ModelError, SegmentInput, TagInput};
 use crate::vision::{BoundingBox, Picture};
 
-const TEXT: &str = "Ada Lovelace met Charles Babbage at the Royal Society in London";
-const EXPRESSION: &str = "Ada Lovelace (PER)-a person";
 const WIDTH: u32 = 640;
 const HEIGHT: u32 = 480;
 
@@ -37,55 +39,93 @@ impl WarmUp {
 /// # Errors
 /// When a network fails, e.g. because the batch does not fit into the device's memory.
 pub fn warm_up(roles: &Roles, options: &PipelineOptions) -> Result<WarmUp, ModelError> {
-    run_once(roles, options)?;
+    let mut pictures = FreshPictures::new();
+    Round::new(options, &mut pictures)?.run(roles)?;
+    let round = Round::new(options, &mut pictures)?;
     let begun = Instant::now();
-    let cost = run_once(roles, options)?;
-    Ok(WarmUp { cost, took: begun.elapsed() })
+    round.run(roles)?;
+    Ok(WarmUp { cost: round.cost(roles), took: begun.elapsed() })
 }
 
-fn run_once(roles: &Roles, options: &PipelineOptions) -> Result<Cost, ModelError> {
-    let batch = options.max_batch;
-    // Distinct pictures: nothing that is kept per picture may make the machine look faster.
-    let pictures = (0..batch.max(options.max_encode_batch)).map(|i| gradient(i as u8));
-    let pictures = pictures.collect::<Result<Vec<_>, _>>()?;
-    let tag = TagInput { text: TEXT.into(), knowledge: None };
-    roles.tagger.tag(&vec![tag.clone(); batch])?;
-    let expression: Arc<str> = EXPRESSION.into();
-    let questions = |picture: &Arc<Picture>| EntailInput {
-        picture: picture.clone(),
-        expression: expression.clone(),
-        description: None,
-    };
-    let entail: Vec<_> = pictures.iter().take(batch).map(questions).collect();
-    roles.entailer.entail(&entail)?;
-    let places = |picture: &Arc<Picture>| GroundInput {
-        picture: picture.clone(),
-        expression: expression.clone(),
-    };
-    let ground: Vec<_> = pictures.iter().take(batch).map(places).collect();
-    roles.grounder.ground(&ground)?;
-    let embeddings = roles.segmenter.encode(&pictures[..options.max_encode_batch])?;
-    let bbox = BoundingBox::new(100.0, 100.0, 300.0, 400.0);
-    let segment: Vec<_> = embeddings
-        .into_iter()
-        .cycle()
-        .take(batch)
-        .map(|embedding| SegmentInput { embedding, boxes: vec![bbox] })
-        .collect();
-    roles.segmenter.segment(&segment)?;
-    let entailing: u64 = entail.iter().map(|input| roles.entailer.cost(input)).sum();
-    let grounding: u64 = ground.iter().map(|input| roles.grounder.cost(input)).sum();
-    let texts_and_boxes = (roles.tagger.cost(&tag) + roles.segmenter.decode_cost()) * batch as u64;
-    let encoding = roles.segmenter.encode_cost() * options.max_encode_batch as u64;
-    Ok(Cost(texts_and_boxes + entailing + grounding + encoding))
+/// One batch for every role. No picture is shown twice, not even to two roles: networks remember
+/// what they made of a picture, and a remembered answer would make the machine look faster.
+struct Round {
+    tag: Vec<TagInput>,
+    entail: Vec<EntailInput>,
+    ground: Vec<GroundInput>,
+    encode: Vec<Arc<Picture>>,
 }
 
-/// A picture with some structure in it; another one for every `shade`.
-fn gradient(shade: u8) -> Result<Arc<Picture>, ModelError> {
-    let pixels = (0..HEIGHT).flat_map(|y| {
-        (0..WIDTH).flat_map(move |x| [(x * 255 / WIDTH) as u8, (y * 255 / HEIGHT) as u8, shade])
-    });
-    Picture::from_rgb(WIDTH, HEIGHT, pixels.collect())
-        .map(Arc::new)
-        .map_err(|error| ModelError::Weights(error.to_string()))
+impl Round {
+    fn new(options: &PipelineOptions, pictures: &mut FreshPictures) -> Result<Self, ModelError> {
+        let batch = options.max_batch;
+        let expression: Arc<str> = LONG_EXPRESSION.into();
+        let question = |picture| EntailInput {
+            picture,
+            expression: expression.clone(),
+            description: Some(LONG_TEXT.into()),
+        };
+        let place = |picture| GroundInput { picture, expression: expression.clone() };
+        Ok(Self {
+            tag: vec![TagInput { text: LONG_TEXT.into(), knowledge: None }; batch],
+            entail: pictures.take(batch)?.into_iter().map(question).collect(),
+            ground: pictures.take(batch)?.into_iter().map(place).collect(),
+            encode: pictures.take(options.max_encode_batch)?,
+        })
+    }
+
+    fn run(&self, roles: &Roles) -> Result<(), ModelError> {
+        roles.tagger.tag(&self.tag)?;
+        roles.entailer.entail(&self.entail)?;
+        roles.grounder.ground(&self.ground)?;
+        let embeddings = roles.segmenter.encode(&self.encode)?;
+        let bbox = BoundingBox::new(100.0, 100.0, 300.0, 400.0);
+        let segment: Vec<_> = embeddings
+            .into_iter()
+            .cycle()
+            .take(self.tag.len())
+            .map(|embedding| SegmentInput { embedding, boxes: vec![bbox] })
+            .collect();
+        roles.segmenter.segment(&segment)?;
+        Ok(())
+    }
+
+    /// By the stages' own prices: every picture is new, so each question pays for one.
+    fn cost(&self, roles: &Roles) -> Cost {
+        fn all<M: BatchModel>(stage: M, inputs: &[M::Input]) -> Cost {
+            inputs.iter().map(|input| stage.cost(input)).sum()
+        }
+        all(TagStage(roles.tagger.clone()), &self.tag)
+            + all(EntailStage(roles.entailer.clone()), &self.entail)
+            + all(GroundStage(roles.grounder.clone()), &self.ground)
+            + all(EncodeStage(roles.segmenter.clone()), &self.encode)
+            + Cost(roles.segmenter.decode_cost()).times(self.tag.len())
+    }
+}
+
+/// Pictures with some structure in them, told apart by a number in their first pixels.
+struct FreshPictures {
+    gradient: Vec<u8>,
+    made: u32,
+}
+
+impl FreshPictures {
+    fn new() -> Self {
+        let pixel = |x: u32, y: u32| [(x * 255 / WIDTH) as u8, (y * 255 / HEIGHT) as u8, 128];
+        let gradient = (0..HEIGHT).flat_map(|y| (0..WIDTH).flat_map(move |x| pixel(x, y)));
+        Self { gradient: gradient.collect(), made: 0 }
+    }
+
+    fn take(&mut self, count: usize) -> Result<Vec<Arc<Picture>>, ModelError> {
+        (0..count).map(|_| self.next()).collect()
+    }
+
+    fn next(&mut self) -> Result<Arc<Picture>, ModelError> {
+        self.made += 1;
+        let mut pixels = self.gradient.clone();
+        pixels[..4].copy_from_slice(&self.made.to_le_bytes());
+        Picture::from_rgb(WIDTH, HEIGHT, pixels)
+            .map(Arc::new)
+            .map_err(|error| ModelError::Weights(error.to_string()))
+    }
 }

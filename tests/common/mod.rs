@@ -82,8 +82,12 @@ impl Entailer for StubEntailer {
         Ok(inputs.iter().map(answer).collect())
     }
 
-    fn cost(&self, _input: &EntailInput) -> u64 {
-        20
+    fn picture_cost(&self) -> u64 {
+        15
+    }
+
+    fn cost(&self, _expression: &str, _description: Option<&str>) -> u64 {
+        5
     }
 
     fn info(&self) -> ModelInfo {
@@ -104,8 +108,12 @@ impl Grounder for StubGrounder {
         Ok(inputs.iter().map(place).collect())
     }
 
-    fn cost(&self, _input: &GroundInput) -> u64 {
-        20
+    fn picture_cost(&self) -> u64 {
+        15
+    }
+
+    fn cost(&self, _expression: &str) -> u64 {
+        5
     }
 
     fn info(&self) -> ModelInfo {

@@ -131,8 +131,9 @@ async fn answer(mut stream: TcpStream) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_away_takes_its_work_along() {
     let tagger = Arc::new(GatedTagger::default());
-    // Room for two texts.
-    let options = PipelineOptions { max_inflight: Cost(20), ..common::options() };
+    // A text costs 10. Beside one there is room for the cheapest post with a picture (50), beside
+    // two there is not.
+    let options = PipelineOptions { max_inflight: Cost(60), ..common::options() };
     let (door, pipeline) = Door::over(tagger.roles(), options);
     let server = Running::start(&door).await;
     let first = ask(server.address, "first").await;

@@ -22,7 +22,6 @@ mod text;
 mod trunk;
 
 use std::path::Path;
-use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
@@ -40,16 +39,15 @@ use super::{
 use crate::vision::Picture;
 use crate::vision::resize::Filter;
 
-/// Bytes of scenes kept between calls: about 25 pictures of the nano pack.
+/// Bytes of scenes kept between calls: 19 pictures of the nano pack.
 const CACHE_BYTES: usize = 16 << 20;
 
-/// Both roles on one network. Cloning is cheap and shares the network and its cache.
-#[derive(Clone)]
+/// Both roles on one network. An `Arc` of it that fills both looks at a picture once for both.
 pub struct DenseGrounding {
-    shared: Arc<Shared>,
+    loaded: Loaded,
 }
 
-struct Shared {
+struct Loaded {
     network: Dense,
     tokenizer: ExpressionTokenizer,
     config: Config,
@@ -70,7 +68,7 @@ impl DenseGrounding {
         let tokenizer = ExpressionTokenizer::open(dir, &config)?;
         let weights = Checkpoint::open(dir, &["model.safetensors"], None, dtype, device)?;
         let info = weights.info("dense", |_| true);
-        let shared = Shared {
+        let loaded = Loaded {
             network: Dense::new(&config, weights.builder)?,
             tokenizer,
             config,
@@ -79,11 +77,11 @@ impl DenseGrounding {
             device: device.clone(),
             dtype,
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self { loaded })
     }
 }
 
-impl Shared {
+impl Loaded {
     /// The scenes of pictures, in their order. The trunk runs once for equal pictures, and not at
     /// all for those seen lately.
     fn scenes(&self, pictures: &[&Picture]) -> Result<Vec<Scene>> {
@@ -140,9 +138,14 @@ impl Shared {
         }))
     }
 
-    /// Work for one expression, in millions of multiply–adds, as if its picture were new.
-    fn cost(&self) -> u64 {
-        (self.config.trunk_macs() + self.config.answer_macs()).div_ceil(1_000_000)
+    /// Work for one picture, in millions of multiply–adds.
+    fn picture_cost(&self) -> u64 {
+        self.config.trunk_macs().div_ceil(1_000_000)
+    }
+
+    /// Work for one expression about a picture whose scene is known, in millions of multiply–adds.
+    fn answer_cost(&self) -> u64 {
+        self.config.answer_macs().div_ceil(1_000_000)
     }
 }
 
@@ -150,33 +153,41 @@ impl Entailer for DenseGrounding {
     /// The description is not used.
     fn entail(&self, inputs: &[EntailInput]) -> Result<Vec<Entailment>> {
         let pictures: Vec<&Picture> = inputs.iter().map(|input| &*input.picture).collect();
-        let scenes = self.shared.scenes(&pictures)?;
+        let scenes = self.loaded.scenes(&pictures)?;
         let pairs = scenes.iter().zip(inputs);
-        pairs.map(|(scene, input)| self.shared.entail(scene, &input.expression)).collect()
+        pairs.map(|(scene, input)| self.loaded.entail(scene, &input.expression)).collect()
     }
 
-    fn cost(&self, _: &EntailInput) -> u64 {
-        self.shared.cost()
+    fn picture_cost(&self) -> u64 {
+        self.loaded.picture_cost()
+    }
+
+    fn cost(&self, _expression: &str, _description: Option<&str>) -> u64 {
+        self.loaded.answer_cost()
     }
 
     fn info(&self) -> ModelInfo {
-        self.shared.info.clone()
+        self.loaded.info.clone()
     }
 }
 
 impl Grounder for DenseGrounding {
     fn ground(&self, inputs: &[GroundInput]) -> Result<Vec<Option<Grounding>>> {
         let pictures: Vec<&Picture> = inputs.iter().map(|input| &*input.picture).collect();
-        let scenes = self.shared.scenes(&pictures)?;
-        scenes.iter().zip(inputs).map(|(scene, input)| self.shared.ground(scene, input)).collect()
+        let scenes = self.loaded.scenes(&pictures)?;
+        scenes.iter().zip(inputs).map(|(scene, input)| self.loaded.ground(scene, input)).collect()
     }
 
-    fn cost(&self, _: &GroundInput) -> u64 {
-        self.shared.cost()
+    fn picture_cost(&self) -> u64 {
+        self.loaded.picture_cost()
+    }
+
+    fn cost(&self, _expression: &str) -> u64 {
+        self.loaded.answer_cost()
     }
 
     fn info(&self) -> ModelInfo {
-        self.shared.info.clone()
+        self.loaded.info.clone()
     }
 }
 

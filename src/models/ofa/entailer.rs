@@ -59,9 +59,13 @@ impl Entailer for OfaEntailer {
         Ok(logits.iter().map(|row| Entailment { probability: not_no(row) }).collect())
     }
 
-    fn cost(&self, input: &EntailInput) -> u64 {
-        let description = input.description.as_ref().map_or(0, |text| text.len());
-        self.loaded.cost(input.expression.len() + description, |text| text)
+    fn picture_cost(&self) -> u64 {
+        self.loaded.picture_cost()
+    }
+
+    fn cost(&self, expression: &str, description: Option<&str>) -> u64 {
+        let words = expression.len() + description.map_or(0, str::len);
+        self.loaded.cost(words, |text| text)
     }
 
     fn info(&self) -> ModelInfo {

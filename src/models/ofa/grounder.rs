@@ -56,9 +56,13 @@ impl Grounder for OfaGrounder {
         Ok(answers.iter().zip(&pictures).map(grounding).collect())
     }
 
-    fn cost(&self, input: &GroundInput) -> u64 {
+    fn picture_cost(&self) -> u64 {
+        self.loaded.picture_cost()
+    }
+
+    fn cost(&self, expression: &str) -> u64 {
         let rows = BEAM * LENGTH + 1;
-        self.loaded.cost(input.expression.len(), |_| rows) + self.loaded.projection_cost(rows)
+        self.loaded.cost(expression.len(), |_| rows) + self.loaded.projection_cost(rows)
     }
 
     fn info(&self) -> ModelInfo {

@@ -95,18 +95,21 @@ impl Loaded {
         Ok(pixels.permute((0, 3, 1, 2))?.contiguous()?.to_dtype(self.dtype)?)
     }
 
-    /// Work for one picture and prompt, in millions of multiply–adds: the trunk (as if the
-    /// picture were new), the encoder, and a decoder of `steps(text tokens)` rows. `characters`
-    /// are those of the prompt's own words; four of them count as one token.
+    /// Work of the trunk for one picture, in millions of multiply–adds.
+    pub(super) fn picture_cost(&self) -> u64 {
+        self.config.trunk_macs(self.image_size).div_ceil(1_000_000)
+    }
+
+    /// Work for one prompt about a picture whose image tokens are known, in millions of
+    /// multiply–adds: the encoder, and a decoder of `steps(text tokens)` rows. `characters` are
+    /// those of the prompt's own words; four of them count as one token.
     pub(super) fn cost(&self, characters: usize, steps: impl Fn(usize) -> usize) -> u64 {
         /// Tokens of a prompt's fixed words.
         const FRAME: usize = 16;
         let text = (FRAME + characters / 4).min(self.config.max_position_embeddings);
         let side = self.image_size / super::config::STRIDE;
         let source = side * side + text;
-        let macs = self.config.trunk_macs(self.image_size)
-            + self.config.encoder_macs(source)
-            + self.config.decoder_macs(steps(text), source);
+        let macs = self.config.encoder_macs(source) + self.config.decoder_macs(steps(text), source);
         macs.div_ceil(1_000_000)
     }
 
