@@ -54,23 +54,20 @@ pub async fn dress(mut request: Request, next: Next) -> Response {
     response
 }
 
-/// Gives an error its body, keeping the headers that it brought along (`Allow`, `Retry-After`).
+/// Gives an error its body. Every header that it brought along stays (`Allow`, `Retry-After`,
+/// those of CORS) except what described the body before.
 fn write_problem(response: Response, id: &RequestId) -> Response {
     let Some(problem) = Problem::of_response(&response) else { return response };
     count_problem(problem.code);
-    let (status, retry_after) = (problem.code.status(), problem.retry_after_header());
-    let mut written = (status, Json(problem.into_body(&id.0))).into_response();
-    for name in [header::ALLOW, header::RETRY_AFTER] {
-        if let Some(value) = response.headers().get(&name) {
-            written.headers_mut().insert(name, value.clone());
-        }
+    let (mut head, _nothing) = response.into_parts();
+    head.status = problem.code.status();
+    if let Some(seconds) = problem.retry_after_header() {
+        head.headers.insert(header::RETRY_AFTER, seconds);
     }
-    if let Some(seconds) = retry_after {
-        written.headers_mut().insert(header::RETRY_AFTER, seconds);
-    }
-    let problem_json = HeaderValue::from_static(PROBLEM_JSON);
-    written.headers_mut().insert(header::CONTENT_TYPE, problem_json);
-    written
+    head.headers.remove(header::CONTENT_LENGTH);
+    head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+    let body = Json(problem.into_body(&id.0)).into_response().into_body();
+    Response::from_parts(head, body)
 }
 
 fn add_headers(headers: &mut HeaderMap, id: &RequestId) {

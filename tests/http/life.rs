@@ -122,3 +122,29 @@ async fn origins_are_let_in_by_name() {
         assert_eq!(response.header("access-control-allow-origin"), allowed);
     }
 }
+
+/// Else a browser's script learns of an error no more than that there was one.
+#[tokio::test]
+async fn errors_reach_the_scripts_of_allowed_origins() {
+    use axum::body::Body;
+    use axum::http::Request;
+    let door = Door::loading(&["https://a.example"]);
+    let _pipeline = door.start(common::roles(), common::options());
+    for (method, path, body, status) in [
+        ("POST", "/v1/smner", "{\"text\": 1}", 422),
+        ("POST", "/v1/smner", "{", 400),
+        ("GET", "/v1/smner", "", 405),
+        ("GET", "/v1/nowhere", "", 404),
+    ] {
+        let request = Request::builder().method(method).uri(path);
+        let request = request
+            .header("origin", "https://a.example")
+            .header("content-type", "application/json");
+        let response = door.send(request.body(Body::from(body)).unwrap()).await;
+        assert_eq!(response.status, status, "{path}");
+        assert_eq!(response.header("access-control-allow-origin"), "https://a.example", "{path}");
+        assert!(response.header("access-control-expose-headers").contains("retry-after"), "{path}");
+        assert_eq!(response.header("content-type"), "application/problem+json", "{path}");
+        assert_eq!(response.header("allow"), if status == 405 { "POST" } else { "" });
+    }
+}
