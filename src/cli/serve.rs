@@ -16,6 +16,9 @@ use crate::http::{self, AppState, HttpOptions, Limits, ServiceInfo};
 use crate::pipeline::Pipeline;
 use crate::telemetry::{self, LogFormat};
 
+/// How long a request's body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Serves over HTTP.
 #[derive(Args)]
 pub struct ServeArgs {
@@ -129,6 +132,7 @@ fn http_options(settings: &Settings) -> HttpOptions {
     HttpOptions {
         limits: limits(settings),
         pixel_budget: settings.pixel_budget,
+        body_timeout: BODY_TIMEOUT,
         allowed_origins: origins.filter(|o| !o.is_empty()).map(str::to_owned).collect(),
     }
 }

@@ -13,6 +13,7 @@ use metrics::{counter, histogram};
 use uuid::Uuid;
 
 use super::problem::{Code, PROBLEM_JSON, Problem};
+use super::rejections;
 use crate::telemetry::names;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -105,6 +106,7 @@ fn count(route: &str, status: u16, took: Duration) {
 
 /// Lets every error's series begin at 0.
 pub fn initialise_metrics() {
+    rejections::initialise_metrics();
     for code in Code::ALL {
         counter!(names::HTTP_PROBLEMS, "code" => code.name()).increment(0);
     }

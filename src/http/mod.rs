@@ -8,6 +8,7 @@
 //! | `smner`, `segment`, `operations` | the handlers |
 //! | [`types`], [`render`] | the wire format, and from answers to it |
 //! | [`problem`] | the one table of errors |
+//! | `rejections` | what the door itself has no room for |
 //! | [`openapi`], `downconvert`, `docs` | the document, in 3.1 and 3.0, and its page |
 //! | `assets` | the demo page, embedded |
 //! | `state` | what handlers share; where the server is in its life |
@@ -24,6 +25,7 @@ mod operations;
 pub mod parse;
 mod picture;
 pub mod problem;
+mod rejections;
 pub mod render;
 mod router;
 mod segment;

@@ -6,8 +6,10 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
+use serde::Deserializer;
+use serde::de::{DeserializeOwned, IgnoredAny, SeqAccess, Visitor};
 use serde_json::error::Category;
+use serde_json::value::RawValue;
 
 use super::limits::Limits;
 use super::problem::{Code, Problem};
@@ -62,15 +64,57 @@ pub fn json<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
     Ok(value)
 }
 
-/// Reads a value from JSON that was parsed already.
+/// The items of a JSON array, each still as its text: at most `limit` are kept, and further ones
+/// are only counted, so that a body of many tiny items takes up no more memory than itself.
 ///
 /// # Errors
-/// `invalid_input` with the field's path.
-pub fn json_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, Problem> {
-    serde_path_to_error::deserialize(value).map_err(told)
+/// `invalid_input` where it is no array, or has too many items.
+pub fn items(name: &str, array: &RawValue, limit: usize) -> Result<Vec<Box<RawValue>>, Problem> {
+    let mut reader = serde_json::Deserializer::from_str(array.get());
+    let found = reader.deserialize_seq(FirstItems { limit }).map_err(|error| {
+        tracing::debug!(%error, "items that could not be read");
+        Problem::invalid(format!("`{name}`: a value of the wrong type"))
+    })?;
+    match found {
+        (items, 0) => Ok(items),
+        (items, more) => {
+            let count = items.len() + more;
+            let detail = format!("{count} {name}, and at most {limit} are allowed");
+            Err(Problem::invalid(detail))
+        }
+    }
+}
+
+/// Reads the first items of a sequence, and counts the others.
+struct FirstItems {
+    limit: usize,
+}
+
+impl<'de> Visitor<'de> for FirstItems {
+    type Value = (Vec<Box<RawValue>>, usize);
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
+        formatter.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
+        let mut items = Vec::new();
+        while items.len() < self.limit {
+            match sequence.next_element()? {
+                Some(item) => items.push(item),
+                None => return Ok((items, 0)),
+            }
+        }
+        let mut more = 0;
+        while sequence.next_element::<IgnoredAny>()?.is_some() {
+            more += 1;
+        }
+        Ok((items, more))
+    }
 }
 
 fn told(error: serde_path_to_error::Error<serde_json::Error>) -> Problem {
+    tracing::debug!(%error, "JSON that could not be read");
     let path = Some(error.path().to_string()).filter(|path| path != "." && is_plain(path));
     let inner = error.inner();
     if matches!(inner.classify(), Category::Syntax | Category::Eof | Category::Io) {

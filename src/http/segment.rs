@@ -7,9 +7,10 @@ use axum::Json;
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 
-use super::body::BodyForm;
+use super::body::{BodyForm, BodyRoom};
 use super::middleware::RequestId;
 use super::parse::{self, ParsedBoxes};
+use super::picture::PictureFile;
 use super::problem::Problem;
 use super::render;
 use super::smner::{let_in, off_thread, ready_for_work};
@@ -41,11 +42,12 @@ pub async fn segment(
     Extension(request_id): Extension<RequestId>,
     request: Request,
 ) -> Result<Response, Problem> {
+    let (request, pipeline) = let_in(request, ready_for_work(&app)).await?;
+    let (parsed, room) = read_boxes(&app, request).await?;
     let begun = Instant::now();
     let deadline = begun + app.limits().timeout(None);
-    let (request, pipeline) = let_in(request, ready_for_work(&app)).await?;
-    let parsed = read_boxes(&app, request).await?;
-    let decoded = app.decoder().decode(parsed.image, deadline).await?;
+    let file = PictureFile { bytes: parsed.image, room };
+    let decoded = app.decoder().decode(file, deadline).await?;
     let image = ImageSize::from(&*decoded.picture);
     let boxes = inside(&parsed.boxes, image)?;
     let request = SegmentRequest { picture: decoded.picture.clone(), boxes };
@@ -60,9 +62,10 @@ pub async fn segment(
     Ok(([("server-timing", timing)], Json(masks)).into_response())
 }
 
-async fn read_boxes(app: &AppState, request: Request) -> Result<ParsedBoxes, Problem> {
+async fn read_boxes(app: &AppState, request: Request) -> Result<(ParsedBoxes, BodyRoom), Problem> {
     let body = app.bodies().read(request).await?;
-    match body.form()? {
+    let room = body.room.clone();
+    let boxes = match body.form()? {
         BodyForm::Json => parse::boxes(parse::json(&body.bytes)?, app.limits()),
         BodyForm::Multipart => {
             let mut parts = body.multipart(&["image", "boxes", "options"]).await?;
@@ -75,7 +78,8 @@ async fn read_boxes(app: &AppState, request: Request) -> Result<ParsedBoxes, Pro
                 mask_format: options.mask_format.unwrap_or_default(),
             })
         }
-    }
+    };
+    Ok((boxes?, room))
 }
 
 /// The parts of the boxes that lie inside the picture.

@@ -25,6 +25,8 @@ pub struct HttpOptions {
     pub limits: Limits,
     /// Decoded pixels held at once by all requests.
     pub pixel_budget: u64,
+    /// How long a request's body may take to arrive.
+    pub body_timeout: Duration,
     /// Origins that browsers may call from.
     pub allowed_origins: Vec<String>,
 }
@@ -68,7 +70,7 @@ struct Inner {
 impl AppState {
     /// A server that is still loading.
     pub fn new(options: HttpOptions, metrics: PrometheusHandle) -> Self {
-        let bodies = BodyReader::new(options.limits.max_body_bytes);
+        let bodies = BodyReader::new(options.limits.max_body_bytes, options.body_timeout);
         let decoder = Decoder::new(&options.limits, options.pixel_budget);
         let phase = watch::Sender::new(Phase::Loading);
         let info = OnceLock::new();

@@ -1,6 +1,7 @@
 //! The wire format: what clients send and read. Field names are final.
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 /// A post: a text and its picture.
@@ -251,7 +252,7 @@ pub struct TimingsOutput {
 pub struct BatchRequest {
     /// The posts; each is admitted and fails on its own.
     #[schema(value_type = Vec<SmnerRequest>)]
-    pub inputs: Vec<serde_json::Value>,
+    pub inputs: Box<RawValue>,
 }
 
 /// One outcome per post, in order.

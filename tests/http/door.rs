@@ -1,6 +1,7 @@
 //! A server without a socket, and what tests send to it.
 
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -33,6 +34,15 @@ pub fn limits() -> Limits {
     }
 }
 
+fn http_options() -> HttpOptions {
+    HttpOptions {
+        limits: limits(),
+        pixel_budget: 100_000,
+        body_timeout: Duration::from_secs(30),
+        allowed_origins: Vec::new(),
+    }
+}
+
 fn recorder() -> PrometheusHandle {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     HANDLE.get_or_init(|| telemetry::install_metrics().unwrap()).clone()
@@ -55,11 +65,20 @@ pub struct Response {
 impl Door {
     /// A server that is still loading.
     pub fn loading(allowed_origins: &[&str]) -> Self {
-        let options = HttpOptions {
-            limits: limits(),
-            pixel_budget: 100_000,
+        Self::with(HttpOptions {
             allowed_origins: allowed_origins.iter().map(|&origin| origin.to_owned()).collect(),
-        };
+            ..http_options()
+        })
+    }
+
+    /// A server that waits this long for a body; nothing reaches its pipeline.
+    pub fn patient_for(body_timeout: Duration) -> Self {
+        let door = Self::with(HttpOptions { body_timeout, ..http_options() });
+        door.start(common::roles(), common::options());
+        door
+    }
+
+    fn with(options: HttpOptions) -> Self {
         let state = AppState::new(options, recorder());
         Self { app: app(state.clone()), state }
     }

@@ -17,6 +17,9 @@ use tokio::task::JoinHandle;
 use crate::common;
 use crate::door::{Door, GatedTagger};
 
+/// Far longer than anything here takes: only a hang reaches it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 struct Running {
     address: SocketAddr,
     stop: oneshot::Sender<()>,
@@ -106,6 +109,39 @@ async fn a_body_that_ends_early_harms_nobody() {
     drop(stream);
     let alive = reqwest::get(server.url("/readyz")).await.unwrap();
     assert_eq!(alive.status(), StatusCode::OK);
+    server.stop().await;
+}
+
+/// The client asks before it sends; being refused, it has nothing to send, and is answered at once.
+#[tokio::test]
+async fn who_asks_before_sending_too_much_is_not_told_to_continue() {
+    let door = Door::open();
+    let server = Running::start(&door).await;
+    for path in ["/v1/smner", "/v1/nowhere"] {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\
+             expect: 100-continue\r\ncontent-length: 30000000\r\n\r\n"
+        );
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let answer = tokio::time::timeout(PATIENCE, answer(stream)).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 4"), "{path}: {answer}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_is_told_in_time() {
+    let door = Door::patient_for(Duration::from_millis(50));
+    let server = Running::start(&door).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let head = "POST /v1/smner HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\
+                content-length: 500\r\n\r\n{\"text\"";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // Less than a drain of the body would take.
+    let answer = tokio::time::timeout(Duration::from_secs(8), answer(stream)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert!(answer.contains("\"request_timeout\""), "{answer}");
     server.stop().await;
 }
 
