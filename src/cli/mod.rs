@@ -1,12 +1,14 @@
 //! The command line: one file per command.
 
 mod device;
+mod environment;
 mod openapi;
 mod overlay;
 mod pack;
 mod predict;
 mod serve;
 mod settings;
+mod signals;
 mod startup;
 
 use std::process::ExitCode;

@@ -8,6 +8,7 @@
 //! | `smner`, `segment`, `operations` | the handlers |
 //! | [`types`], [`render`] | the wire format, and from answers to it |
 //! | [`problem`] | the one table of errors |
+//! | `origins` | where scripts may call from |
 //! | `rejections` | what the door itself has no room for |
 //! | [`openapi`], `downconvert`, `docs` | the document, in 3.1 and 3.0, and its page |
 //! | `assets` | the demo page, embedded |
@@ -22,6 +23,7 @@ mod limits;
 mod middleware;
 pub mod openapi;
 mod operations;
+mod origins;
 pub mod parse;
 mod picture;
 pub mod problem;
@@ -35,5 +37,6 @@ mod state;
 pub mod types;
 
 pub use limits::Limits;
+pub use origins::Origins;
 pub use router::app;
 pub use state::{AppState, HttpOptions, ServiceInfo};

@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::limits::Limits;
-use super::problem::{Code, Problem};
+use super::problem::Problem;
 use super::state::AppState;
 use super::types::{MaskFormat, PackName};
 use crate::telemetry;
@@ -47,10 +47,7 @@ pub async fn readyz(State(app): State<AppState>) -> Result<Json<Health>, Problem
     responses((status = 200, description = "It is", body = Health), super::openapi::Problems)
 )]
 pub async fn startupz(State(app): State<AppState>) -> Result<Json<Health>, Problem> {
-    if app.has_started() {
-        return Ok(OK);
-    }
-    Err(Problem::new(Code::Unavailable, "models are loading"))
+    app.info().map(|_| OK)
 }
 
 /// What is loaded, and what may be asked of it.
@@ -99,9 +96,7 @@ pub struct Model {
     responses((status = 200, description = "All about it", body = Info), super::openapi::Problems)
 )]
 pub async fn info(State(app): State<AppState>) -> Result<Json<Info>, Problem> {
-    let Some(loaded) = app.info() else {
-        return Err(Problem::new(Code::Unavailable, "models are loading"));
-    };
+    let loaded = app.info()?;
     let model = |(role, info): &(&'static str, crate::models::ModelInfo)| Model {
         role,
         architecture: info.architecture.clone(),

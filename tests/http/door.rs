@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http_body_util::BodyExt;
 use metrics_exporter_prometheus::PrometheusHandle;
-use riveg::http::{AppState, HttpOptions, Limits, ServiceInfo, app};
+use riveg::http::{AppState, HttpOptions, Limits, Origins, ServiceInfo, app};
 use riveg::models::{ModelInfo, Result, TagInput, TaggedEntity, Tagger};
 use riveg::pipeline::{Pipeline, PipelineOptions, Roles};
 use riveg::telemetry;
@@ -39,7 +39,7 @@ fn http_options() -> HttpOptions {
         limits: limits(),
         pixel_budget: 100_000,
         body_timeout: Duration::from_secs(30),
-        allowed_origins: Vec::new(),
+        allowed_origins: Origins::Own,
     }
 }
 
@@ -64,11 +64,9 @@ pub struct Response {
 
 impl Door {
     /// A server that is still loading.
-    pub fn loading(allowed_origins: &[&str]) -> Self {
-        Self::with(HttpOptions {
-            allowed_origins: allowed_origins.iter().map(|&origin| origin.to_owned()).collect(),
-            ..http_options()
-        })
+    pub fn loading(allowed_origins: &str) -> Self {
+        let allowed_origins = allowed_origins.parse().unwrap();
+        Self::with(HttpOptions { allowed_origins, ..http_options() })
     }
 
     /// A server that waits this long for a body; nothing reaches its pipeline.
@@ -90,7 +88,7 @@ impl Door {
 
     /// A server over these roles.
     pub fn over(roles: Roles, options: PipelineOptions) -> (Self, Arc<Pipeline>) {
-        let door = Self::loading(&[]);
+        let door = Self::loading("");
         let pipeline = door.start(roles, options);
         (door, pipeline)
     }
