@@ -21,6 +21,9 @@ use crate::telemetry;
 /// How long a request's body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Longest `id` of a caller's own, in bytes.
+const MAX_ID_BYTES: usize = 128;
+
 /// Serves over HTTP.
 #[derive(Args)]
 pub struct ServeArgs {
@@ -156,6 +159,7 @@ pub(super) fn limits(settings: &Settings) -> Limits {
         max_body_bytes: settings.max_body_bytes,
         max_image_side: settings.max_image_side,
         max_image_pixels: settings.max_image_pixels,
+        max_id_bytes: MAX_ID_BYTES,
         max_text_chars: settings.max_text_chars,
         max_entities: settings.max_entities,
         max_batch_items: settings.max_batch_items,

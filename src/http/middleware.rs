@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use metrics::{counter, histogram};
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::problem::{Code, PROBLEM_JSON, Problem};
@@ -38,20 +39,26 @@ impl RequestId {
     }
 }
 
-/// Dresses every response; lies outside everything else.
+/// Dresses every response; lies outside everything else. Whatever is logged on the way stands in a
+/// span with the request's id.
 pub async fn dress(mut request: Request, next: Next) -> Response {
-    let begun = Instant::now();
     let id = RequestId::of(request.headers());
+    request.extensions_mut().insert(id.clone());
+    let span = tracing::error_span!("request", request_id = %id.0);
+    answer(request, next, id).instrument(span).await
+}
+
+async fn answer(request: Request, next: Next, id: RequestId) -> Response {
+    let begun = Instant::now();
     let method = request.method().clone();
     let path = request.extensions().get::<MatchedPath>();
     let route = path.map_or("unmatched", |path| path.as_str()).to_owned();
-    request.extensions_mut().insert(id.clone());
     let response = next.run(request).await;
     let mut response = write_problem(response, &id);
     add_headers(response.headers_mut(), &id);
     let (status, took) = (response.status().as_u16(), begun.elapsed());
     count(&route, status, took);
-    tracing::info!(request_id = %id.0, %method, route, status, ms = took.as_millis() as u64);
+    tracing::info!(%method, route, status, ms = took.as_millis() as u64);
     response
 }
 

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use super::limits::Limits;
 use super::problem::Problem;
+use super::render;
 use super::state::AppState;
 use super::types::{MaskFormat, PackName};
 use crate::telemetry;
@@ -109,16 +110,11 @@ pub async fn info(State(app): State<AppState>) -> Result<Json<Info>, Problem> {
         version: telemetry::VERSION,
         revision: telemetry::REVISION,
         pack: app.pack(),
-        entailment_threshold: (f64::from(loaded.entailment_threshold) * 1e4).round() / 1e4,
+        entailment_threshold: render::score(loaded.entailment_threshold),
         models: loaded.models.iter().map(model).collect(),
         limits: app.limits().clone(),
         image_formats: PictureFormat::ALL.iter().map(|format| format.media_type()).collect(),
-        mask_formats: vec![
-            MaskFormat::Rle,
-            MaskFormat::RleCounts,
-            MaskFormat::Polygon,
-            MaskFormat::Png,
-        ],
+        mask_formats: MaskFormat::ALL.to_vec(),
     }))
 }
 

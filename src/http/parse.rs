@@ -21,9 +21,6 @@ use crate::models::{CharSpan, EntityType};
 use crate::pipeline::{GivenEntity, Options, Task};
 use crate::vision::BoundingBox;
 
-/// Longest `id` of a caller's own, in bytes.
-const MAX_ID_BYTES: usize = 128;
-
 /// A post whose every value is legal, its picture not decoded yet.
 #[derive(Debug)]
 pub struct ParsedPost {
@@ -47,9 +44,18 @@ pub struct ParsedBoxes {
     /// The picture's file.
     pub image: Bytes,
     /// The boxes, finite and with positive area.
-    pub boxes: Vec<BoundingBox>,
+    pub boxes: Vec<SentBox>,
     /// How masks are to be written.
     pub mask_format: MaskFormat,
+}
+
+/// A box that a client sent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SentBox {
+    /// Its numbers as sent, to be echoed.
+    pub sent: [f64; 4],
+    /// What the networks read.
+    pub bbox: BoundingBox,
 }
 
 /// Reads a value from JSON text.
@@ -171,8 +177,9 @@ pub struct PostParts {
 /// `invalid_input`.
 pub fn post_of_parts(parts: PostParts, limits: &Limits) -> Result<ParsedPost, Problem> {
     let PostParts { id, text, image, options } = parts;
-    if id.as_ref().is_some_and(|id| id.is_empty() || id.len() > MAX_ID_BYTES) {
-        return Err(Problem::invalid(format!("`id` must have 1 to {MAX_ID_BYTES} bytes")));
+    let longest = limits.max_id_bytes;
+    if id.as_ref().is_some_and(|id| id.is_empty() || id.len() > longest) {
+        return Err(Problem::invalid(format!("`id` must have 1 to {longest} bytes")));
     }
     let chars = check_text("text", &text, limits)?;
     if text.trim().is_empty() {
@@ -287,18 +294,19 @@ pub fn boxes(request: SegmentBoxesRequest, limits: &Limits) -> Result<ParsedBoxe
 ///
 /// # Errors
 /// `invalid_input`.
-pub fn legal_boxes(boxes: &[Vec<f32>], limits: &Limits) -> Result<Vec<BoundingBox>, Problem> {
+pub fn legal_boxes(boxes: &[Vec<f64>], limits: &Limits) -> Result<Vec<SentBox>, Problem> {
     let limit = limits.max_boxes;
     if boxes.len() > limit {
         let detail = format!("{} boxes, and at most {limit} are allowed", boxes.len());
         return Err(Problem::invalid(detail));
     }
-    let legal = |(index, sent): (usize, &Vec<f32>)| {
-        let &[x1, y1, x2, y2] = &sent[..] else {
+    let legal = |(index, sent): (usize, &Vec<f64>)| {
+        let Ok(sent) = <[f64; 4]>::try_from(&sent[..]) else {
             return Err(Problem::invalid(format!("`boxes[{index}]` must have four numbers")));
         };
+        let [x1, y1, x2, y2] = sent.map(|edge| edge as f32);
         let bbox = BoundingBox::new(x1, y1, x2, y2);
-        bbox.is_valid().then_some(bbox).ok_or_else(|| {
+        bbox.is_valid().then_some(SentBox { sent, bbox }).ok_or_else(|| {
             Problem::invalid(format!("`boxes[{index}]` must have x1 < x2 and y1 < y2"))
         })
     };

@@ -11,6 +11,7 @@ use super::body::BodyRoom;
 use super::limits::Limits;
 use super::problem::{Code, Problem};
 use super::rejections::{self, Rejection};
+use super::smner::off_thread;
 use crate::vision::{DecodeLimits, Picture, decode, probe};
 
 /// Pixels per permit: a semaphore counts in 32 bits.
@@ -92,17 +93,14 @@ impl Decoder {
         worker: OwnedSemaphorePermit,
     ) -> Result<DecodedPicture, Problem> {
         let limits = self.limits;
-        let decoded = tokio::task::spawn_blocking(move || {
+        off_thread(move || {
             let begun = Instant::now();
             let picture = decode(&file.bytes, &limits);
             drop((file, worker));
             let (picture, took) = (Arc::new(picture?), begun.elapsed());
             Ok(DecodedPicture { picture, took, _pixels: pixels })
-        });
-        decoded.await.unwrap_or_else(|error| {
-            tracing::error!(%error, "decoding a picture panicked");
-            Err(Problem::new(Code::Internal, Code::Internal.title()))
         })
+        .await
     }
 
     async fn within(
@@ -138,6 +136,7 @@ mod tests {
             max_body_bytes: 1 << 20,
             max_image_side: SIDE,
             max_image_pixels: u64::from(SIDE * SIDE),
+            max_id_bytes: 1,
             max_text_chars: 1,
             max_entities: 1,
             max_batch_items: 1,

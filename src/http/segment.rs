@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::body::{BodyForm, BodyRoom};
 use super::middleware::RequestId;
-use super::parse::{self, ParsedBoxes};
+use super::parse::{self, ParsedBoxes, SentBox};
 use super::picture::PictureFile;
 use super::problem::Problem;
 use super::render;
@@ -52,13 +52,10 @@ pub async fn segment(
     let boxes = inside(&parsed.boxes, image)?;
     let request = SegmentRequest { picture: decoded.picture.clone(), boxes };
     let context = pipeline.admit_segment(&request, Some(deadline), Arc::clone(&request_id.0))?;
-    let mut answer = pipeline.segment(request, &context).await?;
-    for (mask, sent) in answer.masks.iter_mut().zip(&parsed.boxes) {
-        mask.bbox = *sent;
-    }
+    let answer = pipeline.segment(request, &context).await?;
     let timing = render::segment_timing(&answer.timings, decoded.took, begun.elapsed());
-    let format = parsed.mask_format;
-    let masks = off_thread(move || render::segments(answer, image, format)).await?;
+    let (boxes, format) = (parsed.boxes, parsed.mask_format);
+    let masks = off_thread(move || render::segments(answer, &boxes, image, format)).await?;
     Ok(([("server-timing", timing)], Json(masks)).into_response())
 }
 
@@ -71,7 +68,7 @@ async fn read_boxes(app: &AppState, request: Request) -> Result<(ParsedBoxes, Bo
             let mut parts = body.multipart(&["image", "boxes", "options"]).await?;
             let options = parts.take("options").map(|text| parse::json(&text)).transpose()?;
             let options: SegmentOptions = options.unwrap_or_default();
-            let boxes: Vec<Vec<f32>> = parse::json(&parts.require("boxes")?)?;
+            let boxes: Vec<Vec<f64>> = parse::json(&parts.require("boxes")?)?;
             Ok(ParsedBoxes {
                 image: parts.require("image")?,
                 boxes: parse::legal_boxes(&boxes, app.limits())?,
@@ -83,8 +80,8 @@ async fn read_boxes(app: &AppState, request: Request) -> Result<(ParsedBoxes, Bo
 }
 
 /// The parts of the boxes that lie inside the picture.
-fn inside(boxes: &[BoundingBox], image: ImageSize) -> Result<Vec<BoundingBox>, Problem> {
-    let clip = |(index, bbox): (usize, &BoundingBox)| {
+fn inside(boxes: &[SentBox], image: ImageSize) -> Result<Vec<BoundingBox>, Problem> {
+    let clip = |(index, SentBox { bbox, .. }): (usize, &SentBox)| {
         bbox.clip(image.width, image.height)
             .ok_or_else(|| Problem::invalid(format!("`boxes[{index}]` lies outside the picture")))
     };

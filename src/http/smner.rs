@@ -129,10 +129,11 @@ async fn answer(
 pub(super) async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
-    match tokio::task::spawn_blocking(work).await {
+    let span = tracing::Span::current();
+    match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
         Ok(result) => result,
         Err(error) => {
-            tracing::error!(%error, "rendering an answer failed");
+            tracing::error!(%error, "work off the threads of connections failed");
             Err(PipelineError::Internal.into())
         }
     }

@@ -56,7 +56,8 @@ pub struct SmnerOptions {
     pub knowledge: Option<String>,
     /// The caller's own description of the picture.
     pub image_description: Option<String>,
-    /// Deadline for this request in milliseconds.
+    /// Deadline for this request in milliseconds, counted from the parsed request; a longer one
+    /// than `/v1/info` allows is cut to that.
     #[schema(minimum = 1)]
     pub timeout_ms: Option<u64>,
 }
@@ -86,6 +87,11 @@ pub enum MaskFormat {
     Polygon,
     /// `png`: a 1-bit PNG in base64.
     Png,
+}
+
+impl MaskFormat {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Rle, Self::RleCounts, Self::Polygon, Self::Png];
 }
 
 /// An entity that the caller brings along.
@@ -283,7 +289,7 @@ pub struct SegmentBoxesRequest {
     /// The picture.
     pub image: ImageInput,
     /// Each `[x1, y1, x2, y2]` in pixels of the upright picture.
-    pub boxes: Vec<Vec<f32>>,
+    pub boxes: Vec<Vec<f64>>,
     /// What may be set.
     pub options: Option<SegmentOptions>,
 }

@@ -228,14 +228,14 @@ async fn a_batch_must_be_a_list_and_short() {
 #[tokio::test]
 async fn boxes_become_masks_in_order() {
     let door = Door::open();
-    let boxes = json!([[100, 50, 150, 75], [-20, 0, 50, 50]]);
+    let boxes = json!([[100, 50, 150, 75.123456789], [-20, 0, 50, 50]]);
     let body = json!({"image": inline(&png(200, 100)), "boxes": boxes});
     let response = door.post_json("/v1/segment", &body).await;
     let answer = response.ok();
     assert!(response.header("server-timing").contains("segment;dur="));
     assert_eq!(answer["image"], json!({"width": 200, "height": 100}));
     let [first, second] = &answer["masks"].as_array().unwrap()[..] else { panic!("{answer}") };
-    assert_eq!(first["box"], json!([100.0, 50.0, 150.0, 75.0]));
+    assert_eq!(first["box"], json!([100.0, 50.0, 150.0, 75.123456789]));
     let counts = first["mask"]["counts"].as_str().unwrap();
     let rle = Rle::from_compressed(counts, 200, 100).unwrap();
     assert_eq!(rle.bbox(), Some(BoundingBox::new(100.0, 50.0, 150.0, 75.0)));

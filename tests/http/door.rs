@@ -25,6 +25,7 @@ pub fn limits() -> Limits {
         max_body_bytes: 100_000,
         max_image_side: 400,
         max_image_pixels: 60_000,
+        max_id_bytes: 128,
         max_text_chars: 60,
         max_entities: 4,
         max_batch_items: 3,
