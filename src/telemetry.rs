@@ -20,9 +20,24 @@ pub enum LogFormat {
     Json,
 }
 
-/// A log filter that cannot be understood, or a second initialisation.
+impl std::str::FromStr for LogFormat {
+    type Err = LogError;
+
+    fn from_str(name: &str) -> Result<Self, LogError> {
+        match name {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            other => Err(LogError::Format(other.to_owned())),
+        }
+    }
+}
+
+/// A log filter or format that cannot be understood, or a second initialisation.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
+    /// Neither `text` nor `json`.
+    #[error("unknown log format `{0}`: use text or json")]
+    Format(String),
     /// The filter is not of the form `info` or `riveg=debug,tower_http=warn`.
     #[error("log filter `{0}` cannot be understood")]
     Filter(String),
@@ -31,12 +46,24 @@ pub enum LogError {
     Twice,
 }
 
+/// Checks a log filter.
+///
+/// # Errors
+/// When it cannot be understood.
+pub fn check_filter(filter: &str) -> Result<(), LogError> {
+    parse_filter(filter).map(drop)
+}
+
+fn parse_filter(filter: &str) -> Result<EnvFilter, LogError> {
+    EnvFilter::try_new(filter).map_err(|_| LogError::Filter(filter.to_owned()))
+}
+
 /// Starts logging to standard error.
 ///
 /// # Errors
 /// When the filter cannot be understood, or logging was set up before.
 pub fn init_logging(filter: &str, format: LogFormat) -> Result<(), LogError> {
-    let filter = EnvFilter::try_new(filter).map_err(|_| LogError::Filter(filter.to_owned()))?;
+    let filter = parse_filter(filter)?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

@@ -11,27 +11,26 @@ const page = {
   timings: element("timings"),
 };
 
-/** The chosen file, and its pixels where the browser can read them. */
+/** The chosen file, and a promise of its pixels, or of null where the browser cannot read them. */
 const picture = { file: null, bitmap: null };
 
 async function choose(file) {
+  const pixels = file ? createImageBitmap(file).catch(() => null) : null;
   picture.file = file;
-  picture.bitmap = null;
+  picture.bitmap = pixels;
   page.result.hidden = true;
   page.view.hidden = true;
   showError(null);
   page.name.textContent = file ? (file.name || "pasted picture") : "";
-  const bitmap = file ? await createImageBitmap(file).catch(() => null) : null;
+  const bitmap = await pixels;
   // Another file may have been chosen meanwhile.
-  if (picture.file !== file || !bitmap) return;
-  picture.bitmap = bitmap;
-  showPlain(bitmap);
-  page.view.hidden = false;
+  if (bitmap && picture.bitmap === pixels) showPlain(bitmap);
 }
 
 function showPlain(bitmap) {
   drawPicture(page.canvas, bitmap, bitmap);
   page.canvas.setAttribute("aria-label", "Your picture");
+  page.view.hidden = false;
 }
 
 function firstPicture(transfer) {
@@ -66,15 +65,17 @@ async function onSubmit(event) {
     page.input.focus();
     return;
   }
-  const sent = { file: picture.file, bitmap: picture.bitmap, text: page.text.value };
+  const sent = { ...picture, text: page.text.value };
+  // What became of an earlier picture is not told beside another.
+  const isCurrent = () => picture.bitmap === sent.bitmap;
   busy(true);
   // What an earlier answer marked says nothing about this text.
-  if (sent.bitmap) showPlain(sent.bitmap);
+  sent.bitmap.then((bitmap) => { if (bitmap && isCurrent()) showPlain(bitmap); });
   try {
-    const answer = await ask(sent);
-    if (picture.file === sent.file) show(answer, sent);
+    const [answer, bitmap] = await Promise.all([ask(sent), sent.bitmap]);
+    if (isCurrent()) show(answer, bitmap);
   } catch (error) {
-    showError(error.message);
+    if (isCurrent()) showError(error.message);
   } finally {
     busy(false);
   }
@@ -125,7 +126,7 @@ function showError(message) {
   page.status.textContent = "";
 }
 
-function show(answer, { bitmap }) {
+function show(answer, bitmap) {
   const shown = answer.entities.filter((entity) => entity.box);
   const total = answer.entities.length;
   const summary = `${total} ${total === 1 ? "entity" : "entities"}, ${shown.length} shown in the picture`;

@@ -4,10 +4,14 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use reqwest::multipart::{Form, Part};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
+
+/// Far longer than anything here takes: only a hang reaches it.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A running server; stopped when dropped.
 struct Server {
@@ -61,6 +65,11 @@ fn shared() -> Arc<Server> {
 
 fn photo() -> Vec<u8> {
     std::fs::read(fixture("astronaut.jpg")).unwrap()
+}
+
+fn photo_base64() -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.encode(photo())
 }
 
 fn fixture(name: &str) -> PathBuf {
@@ -122,12 +131,10 @@ async fn a_person_in_a_photo_is_found_boxed_and_masked() {
 #[tokio::test]
 async fn the_same_request_twice_has_the_same_answer_in_either_form() {
     let _server = shared();
-    use base64::Engine;
     let first: Value = post(photo(), TEXT).await.json().await.unwrap();
     let second: Value = post(photo(), TEXT).await.json().await.unwrap();
     assert_eq!(stripped(first.clone()), stripped(second));
-    let data = base64::engine::general_purpose::STANDARD.encode(photo());
-    let body = json!({"text": TEXT, "image": {"type": "base64", "data": data}});
+    let body = json!({"text": TEXT, "image": {"type": "base64", "data": photo_base64()}});
     let third: Value = post_json(body).await.json().await.unwrap();
     assert_eq!(stripped(first), stripped(third));
 }
@@ -241,23 +248,74 @@ async fn the_page_the_documents_and_the_metrics_are_there() {
     }
 }
 
+/// The value of a metric without labels.
+async fn metric(url: &str, name: &str) -> f64 {
+    let text = reqwest::get(format!("{url}/metrics")).await.unwrap().text().await.unwrap();
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.and_then(|value| value.parse().ok()).unwrap_or_default()
+}
+
+#[cfg(unix)]
+fn terminate(server: &Server) {
+    let pid = server.process.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+}
+
+/// Begins a request that takes this program seconds, and waits until it is under way.
+#[cfg(unix)]
+async fn long_request(url: &str) -> tokio::task::JoinHandle<reqwest::Result<Response>> {
+    let input = json!({"text": TEXT, "image": {"type": "base64", "data": photo_base64()}});
+    let request = Client::new().post(format!("{url}/v1/smner:batch"));
+    let under_way = tokio::spawn(request.json(&json!({"inputs": vec![input; 32]})).send());
+    let begun = async {
+        while metric(url, "riveg_inflight_cost").await == 0.0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, begun).await.unwrap();
+    under_way
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn sigterm_drains_and_ends_well() {
     let mut server = Server::start(&[]);
-    let url = format!("{}/v1/smner", server.url);
-    let form = Form::new().part("image", Part::bytes(photo())).text("text", TEXT);
-    let under_way = tokio::spawn(Client::new().post(url).multipart(form).send());
-    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    let pid = server.process.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    let under_way = long_request(&server.url).await;
+    let ready = format!("{}/readyz", server.url);
+    terminate(&server);
+    let refused = async {
+        loop {
+            let response = reqwest::get(&ready).await.unwrap();
+            if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+                break response.json::<Value>().await.unwrap();
+            }
+        }
+    };
+    let refused = tokio::time::timeout(PATIENCE, refused).await.unwrap();
+    assert_eq!(refused["detail"], "the server is shutting down");
+    let answer = under_way.await.unwrap().unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    let answer: Value = answer.json().await.unwrap();
+    assert_eq!(answer["outputs"][0]["status"], 200, "{answer}");
     let status = tokio::task::spawn_blocking(move || server.process.wait().unwrap());
     assert!(status.await.unwrap().success());
-    match under_way.await.unwrap() {
-        Ok(answer) => assert_eq!(answer.status(), StatusCode::OK),
-        // The signal came before the connection was accepted.
-        Err(error) => assert!(error.is_connect() || error.is_request(), "{error}"),
-    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_second_sigterm_cuts_the_drain() {
+    let mut server = Server::start(&["--drain-ms", "600000"]);
+    let under_way = long_request(&server.url).await;
+    terminate(&server);
+    // Two signals that come together are one to the process.
+    let ready = format!("{}/readyz", server.url);
+    let draining =
+        async { while reqwest::get(&ready).await.unwrap().status() == StatusCode::OK {} };
+    tokio::time::timeout(PATIENCE, draining).await.unwrap();
+    terminate(&server);
+    assert!(under_way.await.unwrap().is_err(), "cut, not answered");
+    let status = tokio::task::spawn_blocking(move || server.process.wait().unwrap());
+    assert!(status.await.unwrap().success());
 }
 
 #[test]

@@ -1,36 +1,83 @@
 //! Which device, which data type.
 
+use std::str::FromStr;
+
 use anyhow::{Context, bail};
 use candle_core::{DType, Device};
 
-/// Opens the device that the setting names; `auto` is the first GPU where this build and this
-/// machine have one, else the CPU.
-///
-/// # Errors
-/// When the name is none of `auto`, `cpu`, `cuda:N`, or the GPU cannot be opened.
-pub fn open_device(name: &str) -> anyhow::Result<Device> {
-    match name {
-        "auto" => Device::cuda_if_available(0).context("cannot open the first GPU"),
-        "cpu" => Ok(Device::Cpu),
-        _ => match name.strip_prefix("cuda:").and_then(|n| n.parse().ok()) {
-            Some(ordinal) => Device::new_cuda(ordinal)
-                .with_context(|| format!("cannot open {name} (built with --features cuda?)")),
-            None => bail!("unknown device `{name}`: use auto, cpu or cuda:N"),
-        },
+/// A device by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceName {
+    /// The first GPU where this build and this machine have one, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// A GPU by its number.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceName {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> anyhow::Result<Self> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            _ => match name.strip_prefix("cuda:").and_then(|n| n.parse().ok()) {
+                Some(ordinal) => Ok(Self::Cuda(ordinal)),
+                None => bail!("unknown device `{name}`: use auto, cpu or cuda:N"),
+            },
+        }
     }
 }
 
-/// The data type that the setting names on this device.
-///
-/// # Errors
-/// When the name is none of `auto`, `f32`, `f16`, `bf16`.
-pub fn choose_dtype(name: &str, device: &Device) -> anyhow::Result<DType> {
-    match name {
-        "auto" if device.is_cuda() => Ok(DType::BF16),
-        "auto" | "f32" => Ok(DType::F32),
-        "f16" => Ok(DType::F16),
-        "bf16" => Ok(DType::BF16),
-        _ => bail!("unknown dtype `{name}`: use auto, f32, f16 or bf16"),
+impl DeviceName {
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// When the GPU cannot be opened.
+    pub fn open(self) -> anyhow::Result<Device> {
+        match self {
+            Self::Auto => Device::cuda_if_available(0).context("cannot open the first GPU"),
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda(ordinal) => Device::new_cuda(ordinal).with_context(|| {
+                format!("cannot open cuda:{ordinal} (built with --features cuda?)")
+            }),
+        }
+    }
+}
+
+/// A data type by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DtypeName {
+    /// What suits the device: bf16 on a GPU, else f32.
+    Auto,
+    /// This one.
+    Fixed(DType),
+}
+
+impl FromStr for DtypeName {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> anyhow::Result<Self> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "f32" => Ok(Self::Fixed(DType::F32)),
+            "f16" => Ok(Self::Fixed(DType::F16)),
+            "bf16" => Ok(Self::Fixed(DType::BF16)),
+            _ => bail!("unknown dtype `{name}`: use auto, f32, f16 or bf16"),
+        }
+    }
+}
+
+impl DtypeName {
+    /// The data type on this device.
+    pub fn on(self, device: &Device) -> DType {
+        match self {
+            Self::Auto if device.is_cuda() => DType::BF16,
+            Self::Auto => DType::F32,
+            Self::Fixed(dtype) => dtype,
+        }
     }
 }
 
@@ -40,12 +87,14 @@ mod tests {
 
     #[test]
     fn names() {
-        assert!(open_device("cpu").unwrap().is_cpu());
-        for wrong in ["gpu", "cuda", "cuda:x", ""] {
-            assert!(open_device(wrong).is_err(), "{wrong}");
+        assert!("cpu".parse::<DeviceName>().unwrap().open().unwrap().is_cpu());
+        assert_eq!("cuda:3".parse::<DeviceName>().unwrap(), DeviceName::Cuda(3));
+        for wrong in ["gpu", "cuda", "cuda:x", "cuda:-1", ""] {
+            assert!(wrong.parse::<DeviceName>().is_err(), "{wrong}");
         }
-        assert_eq!(choose_dtype("auto", &Device::Cpu).unwrap(), DType::F32);
-        assert_eq!(choose_dtype("bf16", &Device::Cpu).unwrap(), DType::BF16);
-        assert!(choose_dtype("f64", &Device::Cpu).is_err());
+        let on_cpu = |name: &str| name.parse::<DtypeName>().map(|dtype| dtype.on(&Device::Cpu));
+        assert_eq!(on_cpu("auto").unwrap(), DType::F32);
+        assert_eq!(on_cpu("bf16").unwrap(), DType::BF16);
+        assert!(on_cpu("f64").is_err());
     }
 }

@@ -9,13 +9,14 @@ use serde_json::{Value, json};
 
 use super::predict::load;
 use super::settings::{Settings, SettingsArgs};
-use super::work::{CorpusBar, closed, init_logging};
+use super::work::{CorpusBar, closed};
 use crate::corpus::{self, Answerer, Boxes, Job, Journal, Post, Record, Remote};
 use crate::eval::metrics::{self, IouRule};
 use crate::eval::prediction::{PredictedPost, Predictions};
 use crate::eval::read::{self, CocoQuestions, ConllOptions, GmnerPaths};
 use crate::eval::report::{self, Evaluated, MaskOfBox};
-use crate::eval::{DataSet, GoldPost};
+use crate::eval::{DataSet, GoldPost, Instance};
+use crate::telemetry;
 
 /// Posts under way at a server, and for each that fits into a batch of our own.
 const AHEAD: usize = 2;
@@ -107,8 +108,8 @@ struct DataArgs {
 /// # Errors
 /// When the data set cannot be read, nobody answers, or a file cannot be written.
 pub fn run(args: EvalArgs) -> anyhow::Result<()> {
-    let settings = args.settings.resolve()?;
-    init_logging(&settings)?;
+    let settings = args.settings.resolve_quietly()?;
+    telemetry::init_logging(&settings.log, settings.log_format.parse()?)?;
     let mut set = data_set(&args.data)?;
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("cannot make {}", args.out.display()))?;
@@ -315,7 +316,9 @@ fn options(post: &GoldPost, given: bool) -> Value {
 fn boxes(set: &DataSet) -> Vec<Job<Boxes>> {
     let job = |post: &GoldPost| {
         let image = post.image.clone().filter(|_| !post.instances.is_empty())?;
-        let boxes = post.instances.iter().map(|instance| instance.bbox.to_array()).collect();
+        let edges = |edge: f32| f64::from(edge);
+        let bbox = |instance: &Instance| instance.bbox.to_array().map(edges).to_vec();
+        let boxes = post.instances.iter().map(bbox).collect();
         Some(Job { id: post.id.clone(), task: Ok(Boxes { image, boxes }) })
     };
     set.posts.iter().filter_map(job).collect()

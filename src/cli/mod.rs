@@ -1,12 +1,14 @@
 //! The command line: one file per command.
 
 mod device;
+mod environment;
 mod eval;
 mod openapi;
 mod pack;
 mod predict;
 mod serve;
 mod settings;
+mod signals;
 mod startup;
 mod work;
 

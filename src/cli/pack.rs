@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::{Args, Subcommand};
 
+use super::environment::Environment;
 use crate::pack::{self, FileState, Manifest};
 
 /// Looks into packs.
@@ -24,8 +25,8 @@ pub struct PackArgs {
     /// A directory, or a name below the models directory.
     #[arg(default_value = "nano")]
     pack: String,
-    /// Directory in which packs are looked up by name.
-    #[arg(long, env = "RIVEG_MODELS_DIR")]
+    /// Directory in which packs are looked up by name. [env: RIVEG_MODELS_DIR]
+    #[arg(long)]
     models_dir: Option<PathBuf>,
 }
 
@@ -41,7 +42,14 @@ pub struct InspectArgs {
 
 impl PackArgs {
     fn directory(&self) -> anyhow::Result<PathBuf> {
-        Ok(pack::locate(&self.pack, self.models_dir.as_deref())?)
+        let from_environment = || Environment::of_process().read("RIVEG_MODELS_DIR");
+        let models_dir = match &self.models_dir {
+            Some(path) => Some(path.clone()),
+            None => from_environment()?,
+        };
+        // Empty for the built-in places, as for the server.
+        let models_dir = models_dir.filter(|path| !path.as_os_str().is_empty());
+        Ok(pack::locate(&self.pack, models_dir.as_deref())?)
     }
 }
 

@@ -8,13 +8,14 @@ use clap::Args;
 use super::serve::limits;
 use super::settings::{Settings, SettingsArgs};
 use super::startup::{self, Bar};
-use super::work::{CorpusBar, closed, init_logging};
+use super::work::{CorpusBar, closed};
 use crate::corpus::{self, Answerer, Journal, Local, Prepared};
 use crate::http::parse::{self, PostParts};
 use crate::http::problem::Problem;
 use crate::http::types::PackName;
 use crate::overlay::{OverlayItem, overlay_png};
 use crate::pipeline::{Answer, Pipeline};
+use crate::telemetry;
 use crate::vision::Picture;
 
 /// Posts of a corpus that are answered at a time, for each that fits into a batch.
@@ -64,8 +65,8 @@ struct PostArgs {
 /// # Errors
 /// When an argument is not legal, the pack cannot be loaded, or a network fails.
 pub fn run(args: PredictArgs) -> anyhow::Result<()> {
-    let settings = args.settings.resolve()?;
-    init_logging(&settings)?;
+    let settings = args.settings.resolve_quietly()?;
+    telemetry::init_logging(&settings.log, settings.log_format.parse()?)?;
     match (&args.input, &args.output) {
         (Some(input), Some(output)) => many(&settings, input, output),
         _ => one(&settings, args.post),

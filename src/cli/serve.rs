@@ -7,15 +7,22 @@ use anyhow::{Context, bail};
 use clap::Args;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::settings::{Settings, SettingsArgs};
+use super::signals::Signals;
 use super::startup::{self, Bar, Started};
-use super::work::init_logging;
 use crate::batch::HealthState;
-use crate::http::server::{self, ServerOptions};
+use crate::http::server::{self, Drained, ServerOptions};
 use crate::http::{self, AppState, HttpOptions, Limits, ServiceInfo};
 use crate::pipeline::Pipeline;
 use crate::telemetry;
+
+/// How long a request's body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Longest `id` of a caller's own, in bytes.
+const MAX_ID_BYTES: usize = 128;
 
 /// Serves over HTTP.
 #[derive(Args)]
@@ -38,7 +45,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
         print!("{}", settings.to_toml()?);
         return Ok(());
     }
-    init_logging(&settings)?;
+    telemetry::init_logging(&settings.log, settings.log_format.parse()?)?;
     startup::set_threads(settings.threads)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(serve(settings));
@@ -49,12 +56,13 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
 
 async fn serve(settings: Settings) -> anyhow::Result<()> {
     let begun = Instant::now();
+    let mut signals = Signals::listen().context("cannot listen for signals")?;
     let address = (settings.host.as_str(), settings.port);
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen on {}:{}", settings.host, settings.port))?;
     let url = format!("http://{}/", listener.local_addr()?);
-    let state = AppState::new(http_options(&settings), telemetry::install_metrics()?);
+    let state = AppState::new(http_options(&settings)?, telemetry::install_metrics()?);
     tokio::spawn(state.clone().keep_metrics_small());
     let (stop, stopped) = oneshot::channel();
     // Listening begins before loading, so that liveness is told from readiness from the start.
@@ -68,22 +76,38 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     ));
     let pipeline = tokio::select! {
         loaded = load(settings) => Some(make_ready(loaded?, &state, begun)?),
-        () = server::shutdown_signal() => None,
+        () = signals.next() => None,
     };
     let outcome = match &pipeline {
         Some(pipeline) => {
             println!("riveg is ready: {url}");
-            until_told_to_stop(pipeline).await
+            until_told_to_stop(pipeline, &mut signals).await
         }
         None => Ok(()),
     };
     state.drain();
     let _ = stop.send(());
-    accepting.await?;
+    finish(accepting, &mut signals).await?;
     if let Some(pipeline) = pipeline.and_then(Arc::into_inner) {
         pipeline.shutdown().await;
     }
     outcome
+}
+
+/// Waits for the drain; a further signal cuts it short.
+async fn finish(accepting: JoinHandle<Drained>, signals: &mut Signals) -> anyhow::Result<()> {
+    let cutter = accepting.abort_handle();
+    tokio::select! {
+        drained = accepting => match drained?.cut {
+            0 => tracing::info!("drained"),
+            cut => tracing::warn!(cut, "the drain's time is over; busy connections were cut"),
+        },
+        () = signals.next() => {
+            tracing::warn!("a second signal cut the drain");
+            cutter.abort();
+        }
+    }
+    Ok(())
 }
 
 /// Loads and warms the pack away from the async threads.
@@ -109,10 +133,10 @@ fn make_ready(started: Started, state: &AppState, begun: Instant) -> anyhow::Res
     Ok(pipeline)
 }
 
-async fn until_told_to_stop(pipeline: &Pipeline) -> anyhow::Result<()> {
+async fn until_told_to_stop(pipeline: &Pipeline, signals: &mut Signals) -> anyhow::Result<()> {
     let health = pipeline.health();
     tokio::select! {
-        () = server::shutdown_signal() => Ok(()),
+        () = signals.next() => Ok(()),
         end = health.ended() => match end {
             HealthState::DeviceLost { reason } => bail!("the device is lost: {reason}"),
             HealthState::Running | HealthState::Stopped => Ok(()),
@@ -120,13 +144,13 @@ async fn until_told_to_stop(pipeline: &Pipeline) -> anyhow::Result<()> {
     }
 }
 
-fn http_options(settings: &Settings) -> HttpOptions {
-    let origins = settings.allowed_origins.split(',').map(str::trim);
-    HttpOptions {
+fn http_options(settings: &Settings) -> anyhow::Result<HttpOptions> {
+    Ok(HttpOptions {
         limits: limits(settings),
         pixel_budget: settings.pixel_budget,
-        allowed_origins: origins.filter(|o| !o.is_empty()).map(str::to_owned).collect(),
-    }
+        body_timeout: BODY_TIMEOUT,
+        allowed_origins: settings.allowed_origins.parse()?,
+    })
 }
 
 /// What clients may ask for.
@@ -135,6 +159,7 @@ pub(super) fn limits(settings: &Settings) -> Limits {
         max_body_bytes: settings.max_body_bytes,
         max_image_side: settings.max_image_side,
         max_image_pixels: settings.max_image_pixels,
+        max_id_bytes: MAX_ID_BYTES,
         max_text_chars: settings.max_text_chars,
         max_entities: settings.max_entities,
         max_batch_items: settings.max_batch_items,

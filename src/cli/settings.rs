@@ -5,9 +5,20 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 use serde::{Deserialize, Serialize};
+
+use super::device::{DeviceName, DtypeName};
+use super::environment::Environment;
+use crate::http::Origins;
+use crate::telemetry::{self, LogFormat};
+
+/// Bounds that only mistakes pass.
+const MANY: u64 = 1_000_000;
+const GIBIBYTE: u64 = 1 << 30;
+const TERA: u64 = 1_000_000_000_000;
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// Turns the literal in the table below into a setting's type.
 trait Literal<T> {
@@ -33,8 +44,8 @@ macro_rules! settings {
         pub struct GivenSettings {
             $(
                 $(#[doc = $doc])+
-                #[doc = concat!("[default: ", $default, "]")]
-                #[arg(long, env = $env, hide_env_values = true)]
+                #[doc = concat!("[env: ", $env, "] [default: ", $default, "]")]
+                #[arg(long)]
                 pub $name: Option<$ty>,
             )*
         }
@@ -46,6 +57,11 @@ macro_rules! settings {
         }
 
         impl GivenSettings {
+            /// What the environment says.
+            fn from_environment(environment: &Environment) -> anyhow::Result<Self> {
+                Ok(Self { $( $name: environment.read($env)?, )* })
+            }
+
             /// These settings, and `other`'s where these say nothing.
             fn or(self, other: Self) -> Self {
                 Self { $( $name: self.$name.or(other.$name), )* }
@@ -112,7 +128,7 @@ settings! {
     max_encode_batch: usize = 4, "RIVEG_MAX_ENCODE_BATCH";
     /// Bytes of image embeddings kept for pictures that come again.
     embedding_cache_bytes: usize = 67_108_864, "RIVEG_EMBEDDING_CACHE_BYTES";
-    /// Origins that browsers may call from, separated by commas; none when empty.
+    /// Origins that browsers may call from, separated by commas, or * for any; none when empty.
     allowed_origins: String = "", "RIVEG_ALLOWED_ORIGINS";
 }
 
@@ -120,24 +136,48 @@ settings! {
 #[derive(Args, Debug, Clone, Default)]
 pub struct SettingsArgs {
     /// TOML file with settings; keys are the long flags with `_` for `-`.
-    #[arg(long, env = "RIVEG_CONFIG", value_name = "FILE")]
+    /// [env: RIVEG_CONFIG]
+    #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     #[command(flatten)]
     given: GivenSettings,
 }
 
 impl SettingsArgs {
-    /// The settings in force: flags and environment (clap has put those in order already), then
-    /// the file, then the defaults.
+    /// The settings in force: flags, then the environment, then the file, then the defaults.
     ///
     /// # Errors
-    /// When the file cannot be read or holds something that is no setting.
+    /// When the file cannot be read or holds something that is no setting, or a value is not legal.
     pub fn resolve(self) -> anyhow::Result<Settings> {
-        let file = match &self.config {
-            Some(path) => read_file(path)?,
+        self.resolve_in(&Environment::of_process())
+    }
+
+    /// The settings in force, for commands that are quieter than the server unless told otherwise.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`].
+    pub fn resolve_quietly(self) -> anyhow::Result<Settings> {
+        let quiet = GivenSettings { log: Some("warn".to_owned()), ..GivenSettings::default() };
+        self.resolve_with(&Environment::of_process(), quiet)
+    }
+
+    fn resolve_in(self, environment: &Environment) -> anyhow::Result<Settings> {
+        self.resolve_with(environment, GivenSettings::default())
+    }
+
+    fn resolve_with(
+        self,
+        environment: &Environment,
+        defaults: GivenSettings,
+    ) -> anyhow::Result<Settings> {
+        let file = match self.config.or(environment.read("RIVEG_CONFIG")?) {
+            Some(path) => read_file(&path)?,
             None => GivenSettings::default(),
         };
-        Ok(self.given.or(file).resolve())
+        let environment = GivenSettings::from_environment(environment)?;
+        let settings = self.given.or(environment).or(file).or(defaults).resolve();
+        settings.check()?;
+        Ok(settings)
     }
 }
 
@@ -151,6 +191,38 @@ impl Settings {
     /// The directory in which packs are looked up by name, where one was given.
     pub fn models_dir(&self) -> Option<&Path> {
         (!self.models_dir.is_empty()).then(|| Path::new(&self.models_dir))
+    }
+
+    /// Where several requests would fail or the server could not start, better to say so at once.
+    fn check(&self) -> anyhow::Result<()> {
+        self.log_format.parse::<LogFormat>()?;
+        telemetry::check_filter(&self.log)?;
+        self.device.parse::<DeviceName>()?;
+        self.dtype.parse::<DtypeName>()?;
+        self.allowed_origins.parse::<Origins>().context("allowed_origins")?;
+        for (name, value, range) in [
+            ("threads", self.threads as u64, 0..=MANY),
+            ("max_body_bytes", self.max_body_bytes as u64, 1..=GIBIBYTE),
+            ("max_image_side", self.max_image_side.into(), 1..=MANY),
+            ("max_image_pixels", self.max_image_pixels, 1..=TERA),
+            ("pixel_budget", self.pixel_budget, 1..=TERA),
+            ("max_text_chars", self.max_text_chars as u64, 1..=GIBIBYTE),
+            ("max_entities", self.max_entities as u64, 1..=MANY),
+            ("max_batch_items", self.max_batch_items as u64, 1..=MANY),
+            ("max_boxes", self.max_boxes as u64, 1..=MANY),
+            ("timeout_ms", self.timeout_ms, 1..=DAY_MS),
+            ("max_timeout_ms", self.max_timeout_ms, 1..=DAY_MS),
+            ("drain_ms", self.drain_ms, 0..=DAY_MS),
+            ("max_connections", self.max_connections as u64, 1..=MANY),
+            ("max_batch", self.max_batch as u64, 1..=4096),
+            ("max_encode_batch", self.max_encode_batch as u64, 1..=4096),
+        ] {
+            if !range.contains(&value) {
+                let (least, most) = range.into_inner();
+                bail!("{name} is {value}, but must be between {least} and {most}");
+            }
+        }
+        Ok(())
     }
 
     /// The settings as a TOML file that `--config` reads back.
@@ -174,9 +246,13 @@ mod tests {
         settings: SettingsArgs,
     }
 
-    fn resolve(flags: &[&str]) -> Settings {
+    fn try_resolve(flags: &[&str], environment: &[(&str, &str)]) -> anyhow::Result<Settings> {
         let command = Command::parse_from(std::iter::once("riveg").chain(flags.iter().copied()));
-        command.settings.resolve().unwrap()
+        command.settings.resolve_in(&Environment::of(environment))
+    }
+
+    fn resolve(flags: &[&str]) -> Settings {
+        try_resolve(flags, &[]).unwrap()
     }
 
     fn file(text: &str) -> (tempfile::TempDir, String) {
@@ -188,11 +264,54 @@ mod tests {
     }
 
     #[test]
-    fn flag_wins_over_file_wins_over_default() {
-        let (_directory, path) = file("port = 1\nhost = \"::1\"");
-        let settings = resolve(&["--config", &path, "--port", "2"]);
-        assert_eq!((settings.port, settings.host.as_str()), (2, "::1"));
-        assert_eq!(settings.max_batch, 16);
+    fn flag_wins_over_environment_wins_over_file_wins_over_default() {
+        let (_directory, path) = file("port = 1\nhost = \"::1\"\nmax_boxes = 3");
+        let environment =
+            [("RIVEG_CONFIG", path.as_str()), ("RIVEG_PORT", "2"), ("RIVEG_HOST", "::2")];
+        let settings = try_resolve(&["--port", "3"], &environment).unwrap();
+        assert_eq!((settings.port, settings.host.as_str()), (3, "::2"));
+        assert_eq!((settings.max_boxes, settings.max_batch), (3, 16));
+        let (_directory, other) = file("max_boxes = 4");
+        assert_eq!(try_resolve(&["--config", &other], &environment).unwrap().max_boxes, 4);
+    }
+
+    #[test]
+    fn only_the_environment_that_is_meant_counts() {
+        // What Kubernetes sets for a service that is called riveg, and an empty variable.
+        let foreign = [("RIVEG_PORT", "tcp://10.0.0.1:8080"), ("RIVEG_MODELS_DIR", "")];
+        let settings = try_resolve(&[], &foreign).unwrap();
+        assert_eq!((settings.port, settings.models_dir()), (8080, None));
+        let error = try_resolve(&[], &[("RIVEG_PORT", "eighty")]).unwrap_err();
+        assert!(format!("{error:#}").contains("RIVEG_PORT"), "{error:#}");
+    }
+
+    #[test]
+    fn illegal_values_are_told() {
+        for (flag, value, words) in [
+            ("--max-connections", "0", "max_connections is 0"),
+            ("--timeout-ms", "0", "between 1 and 86400000"),
+            ("--max-timeout-ms", "18446744073709551615", "max_timeout_ms"),
+            ("--max-batch", "0", "max_batch is 0"),
+            ("--log-format", "xml", "use text or json"),
+            ("--log", "riveg=loud", "log filter"),
+            ("--device", "gpu", "use auto, cpu or cuda:N"),
+            ("--dtype", "f64", "use auto, f32, f16 or bf16"),
+            ("--allowed-origins", "a.example", "allowed_origins"),
+        ] {
+            let error = try_resolve(&[flag, value], &[]).unwrap_err();
+            assert!(format!("{error:#}").contains(words), "{flag}: {error:#}");
+        }
+    }
+
+    #[test]
+    fn predicting_is_quiet_unless_told_otherwise() {
+        let quiet = GivenSettings { log: Some("warn".to_owned()), ..GivenSettings::default() };
+        let log = |flags: &[&str]| {
+            let command = Command::parse_from([&["riveg"], flags].concat());
+            let settings = command.settings.resolve_with(&Environment::of(&[]), quiet.clone());
+            settings.unwrap().log
+        };
+        assert_eq!((log(&[]), log(&["--log", "info"])), ("warn".to_owned(), "info".to_owned()));
     }
 
     #[test]
@@ -206,7 +325,7 @@ mod tests {
     fn a_misspelt_key_is_told() {
         let (_directory, path) = file("prot = 1");
         let command = Command::parse_from(["riveg", "--config", &path]);
-        let error = command.settings.resolve().unwrap_err();
+        let error = command.settings.resolve_in(&Environment::of(&[])).unwrap_err();
         assert!(format!("{error:#}").contains("prot"), "{error:#}");
     }
 }

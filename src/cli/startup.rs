@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::device::{choose_dtype, open_device};
+use super::device::{DeviceName, DtypeName};
 use super::settings::Settings;
 use crate::batch::Cost;
 use crate::models::{ModelInfo, device_name};
@@ -55,15 +55,15 @@ impl Started {
 /// # Errors
 /// When the device, the pack or a network cannot be used.
 pub fn load(settings: &Settings, observer: &dyn LoadObserver) -> anyhow::Result<Started> {
-    let device = open_device(&settings.device)?;
-    let dtype = choose_dtype(&settings.dtype, &device)?;
+    let device = settings.device.parse::<DeviceName>()?.open()?;
+    let dtype = settings.dtype.parse::<DtypeName>()?.on(&device);
     let directory = pack::locate(&settings.pack, settings.models_dir())?;
     let pack = pack::load(&directory, &device, dtype, observer)?;
     let options = PipelineOptions {
         entailment_threshold: pack.manifest.entailment_threshold,
         max_entities: settings.max_entities,
-        max_batch: settings.max_batch.max(1),
-        max_encode_batch: settings.max_encode_batch.max(1),
+        max_batch: settings.max_batch,
+        max_encode_batch: settings.max_encode_batch,
         embedding_cache_bytes: settings.embedding_cache_bytes,
         max_inflight: Cost(settings.max_inflight_gmac.saturating_mul(1000)),
     };
@@ -93,7 +93,7 @@ pub fn set_threads(threads: usize) -> anyhow::Result<()> {
 }
 
 /// A few readable lines about what was loaded.
-pub fn summary(started: &Started, took: Instant) -> String {
+pub fn summary(started: &Started, begun: Instant) -> String {
     let manifest = &started.pack.manifest;
     let mut lines = format!("pack {} {} on {}", manifest.name, manifest.version, started.device);
     let mut seen: Vec<String> = Vec::new();
@@ -117,7 +117,7 @@ pub fn summary(started: &Started, took: Instant) -> String {
         "\n  memory    {:.1} MB of weights, {:.0} MB resident in all; loaded and warm in {:.1} s",
         bytes as f64 / 1e6,
         resident as f64 / 1e6,
-        took.elapsed().as_secs_f64()
+        begun.elapsed().as_secs_f64()
     );
     lines
 }

@@ -2,13 +2,10 @@
 
 use std::io::IsTerminal;
 
-use anyhow::bail;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
-use super::settings::Settings;
 use crate::corpus::{Answerer, Progress};
-use crate::telemetry::{self, LogFormat};
 
 /// Progress on standard error: a bar with rate and time left; failures as lines of their own.
 pub struct CorpusBar {
@@ -49,19 +46,6 @@ impl Drop for CorpusBar {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
-}
-
-/// Starts logging as the settings say.
-///
-/// # Errors
-/// When they name no format or filter.
-pub fn init_logging(settings: &Settings) -> anyhow::Result<()> {
-    let format = match settings.log_format.as_str() {
-        "text" => LogFormat::Text,
-        "json" => LogFormat::Json,
-        other => bail!("unknown log format `{other}`: use text or json"),
-    };
-    Ok(telemetry::init_logging(&settings.log, format)?)
 }
 
 /// Stops what answered.

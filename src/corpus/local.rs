@@ -14,9 +14,9 @@ use crate::http::Limits;
 use crate::http::parse::{self, ParsedPost, PostParts};
 use crate::http::problem::{Code, Problem};
 use crate::http::render::{self, Rendering};
-use crate::http::types::{MaskFormat, PackName, SmnerOptions, SmnerResponse};
+use crate::http::types::{ImageSize, MaskFormat, PackName, SmnerOptions, SmnerResponse};
 use crate::pipeline::{Answer, Pipeline, Request, SegmentRequest};
-use crate::vision::{BoundingBox, Picture, decode};
+use crate::vision::{Picture, decode};
 
 /// A pack that is loaded.
 pub struct Local {
@@ -107,18 +107,13 @@ impl Local {
     pub(super) async fn segment(&self, asked: &Boxes) -> Result<Value, AnswerError> {
         let answered = async {
             let picture = self.decode(read(&asked.image)?).await?;
-            let image = (&*picture).into();
-            let (width, height) = (picture.width(), picture.height());
-            let clipped = asked.boxes.iter().map(|&[x1, y1, x2, y2]| {
-                BoundingBox::new(x1, y1, x2, y2)
-                    .clip(width, height)
-                    .ok_or_else(|| Problem::invalid("a box does not lie inside the picture"))
-            });
-            let boxes = clipped.collect::<Result<_, _>>()?;
+            let image = ImageSize::from(&*picture);
+            let sent = parse::legal_boxes(&asked.boxes, &self.limits)?;
+            let boxes = parse::inside(&sent, image)?;
             let context = RequestContext::unadmitted("segment".into(), None);
             let request = SegmentRequest { picture, boxes };
             let answer = self.pipeline.segment(request, &context).await?;
-            render::segments(answer, image, MaskFormat::Rle)
+            render::segments(answer, &sent, image, MaskFormat::Rle)
         };
         let response = answered.await.map_err(weigh)?;
         serde_json::to_value(response).map_err(|error| AnswerError::Fatal(error.into()))

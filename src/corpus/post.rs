@@ -24,7 +24,7 @@ pub struct Boxes {
     /// The picture's file.
     pub image: PathBuf,
     /// Boxes `x1 y1 x2 y2` in its pixels.
-    pub boxes: Vec<[f32; 4]>,
+    pub boxes: Vec<Vec<f64>>,
 }
 
 /// Something to do, and what it is known by.

@@ -7,7 +7,6 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
-    X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -72,12 +71,8 @@ fn tag_of(body: &[u8]) -> String {
 }
 
 fn answer(asset: &Asset, tag: &str, headers: &HeaderMap) -> Response {
-    let common: [(HeaderName, &str); 4] = [
-        (ETAG, tag),
-        (CACHE_CONTROL, "no-cache"),
-        (CONTENT_SECURITY_POLICY, POLICY),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    ];
+    let common: [(HeaderName, &str); 3] =
+        [(ETAG, tag), (CACHE_CONTROL, "no-cache"), (CONTENT_SECURITY_POLICY, POLICY)];
     if has_tag(headers, tag) {
         return (StatusCode::NOT_MODIFIED, common).into_response();
     }
@@ -137,7 +132,6 @@ mod tests {
             assert_eq!(response.status(), StatusCode::OK, "{path}");
             assert_eq!(response.headers()[CONTENT_TYPE], content_type, "{path}");
             assert_eq!(response.headers()[CACHE_CONTROL], "no-cache", "{path}");
-            assert_eq!(response.headers()[X_CONTENT_TYPE_OPTIONS], "nosniff", "{path}");
             assert!(!text(response).await.is_empty(), "{path}");
         }
     }

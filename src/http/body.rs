@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
 use axum::extract::{FromRequest, Multipart, Request};
-use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::HeaderMap;
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use axum::http::request::Parts;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -13,9 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::problem::{Code, Problem};
-
-/// How long a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+use super::rejections::{self, Rejection};
 
 /// How much of a body that is too large is read and thrown away, so that the client, still
 /// sending, reads our answer instead of a broken connection.
@@ -34,23 +33,33 @@ const BYTES_PER_PERMIT: usize = 1024;
 #[derive(Clone)]
 pub struct BodyReader {
     limit: usize,
+    patience: Duration,
     room: Arc<Semaphore>,
 }
 
-/// A body that was read, and its share of the memory, given back when dropped.
+/// The share of the memory for bodies that a request takes up; given back when its last clone is
+/// dropped. It outlives the body: what was parsed from it, a picture's file above all, stays in
+/// memory until it is decoded.
+#[derive(Debug, Clone)]
+pub struct BodyRoom {
+    _permits: Arc<OwnedSemaphorePermit>,
+}
+
+/// A body that was read, and its share of the memory.
 pub struct ReadBody {
     /// The request's head.
     pub parts: Parts,
     /// The body.
     pub bytes: Bytes,
-    _room: OwnedSemaphorePermit,
+    /// Its share of the memory.
+    pub room: BodyRoom,
 }
 
 impl BodyReader {
-    /// For bodies of up to `limit` bytes.
-    pub fn new(limit: usize) -> Self {
+    /// For bodies of up to `limit` bytes that arrive within `patience`.
+    pub fn new(limit: usize, patience: Duration) -> Self {
         let permits = LARGEST_BODIES * limit.div_ceil(BYTES_PER_PERMIT).max(1);
-        Self { limit, room: Arc::new(Semaphore::new(permits)) }
+        Self { limit, patience, room: Arc::new(Semaphore::new(permits)) }
     }
 
     /// Reads a request's body.
@@ -59,69 +68,84 @@ impl BodyReader {
     /// `payload_too_large`, `request_timeout`, `unsupported_media_type` for a compressed one,
     /// `overloaded` where the bodies in flight fill the memory set aside for them.
     pub async fn read(&self, request: Request) -> Result<ReadBody, Problem> {
+        if let Err(problem) = self.check_head(request.headers()) {
+            discard(request).await;
+            return Err(problem);
+        }
         let (parts, body) = request.into_parts();
         let mut stream = body.into_data_stream();
-        match self.read_stream(&parts, &mut stream).await {
-            Ok((bytes, room)) => Ok(ReadBody { parts, bytes, _room: room }),
-            Err(problem) => {
+        match timeout(self.patience, self.collect(&mut stream)).await {
+            Ok(Ok((bytes, room))) => Ok(ReadBody { parts, bytes, room }),
+            Ok(Err(problem)) => {
                 drain(&mut stream).await;
                 Err(problem)
             }
-        }
-    }
-
-    async fn read_stream(
-        &self,
-        parts: &Parts,
-        stream: &mut BodyDataStream,
-    ) -> Result<(Bytes, OwnedSemaphorePermit), Problem> {
-        if parts.headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
-            let detail = "compressed bodies are not supported";
-            return Err(Problem::new(Code::UnsupportedMediaType, detail));
-        }
-        let announced = parts.headers.get(CONTENT_LENGTH);
-        let announced = announced.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-        if announced.is_some_and(|bytes| bytes > self.limit) {
-            return Err(self.too_large());
-        }
-        let room = self.room_for(announced.unwrap_or(self.limit))?;
-        match timeout(BODY_TIMEOUT, self.collect(stream)).await {
-            Ok(bytes) => Ok((bytes?, room)),
+            // Whoever stalls is told so now; waiting for the rest would only make it later.
             Err(_elapsed) => Err(Problem::new(Code::RequestTimeout, "the body came too slowly")),
         }
     }
 
-    fn room_for(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
-        let permits = u32::try_from(bytes.div_ceil(BYTES_PER_PERMIT)).unwrap_or(u32::MAX);
-        Arc::clone(&self.room).try_acquire_many_owned(permits).map_err(|_| {
-            let problem = Problem::new(Code::Overloaded, "too many bodies in flight");
-            Problem { retry_after: Some(Duration::from_secs(1)), ..problem }
-        })
+    /// Refuses what the head alone shows to be too much. A length that is announced is believed
+    /// for this only: memory is taken up by bytes that have arrived, not by promises.
+    fn check_head(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        if headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
+            let detail = "compressed bodies are not supported";
+            return Err(Problem::new(Code::UnsupportedMediaType, detail));
+        }
+        let announced = headers.get(CONTENT_LENGTH);
+        let announced = announced.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+        if announced.is_some_and(|bytes| bytes > self.limit) {
+            return Err(self.too_large());
+        }
+        Ok(())
     }
 
-    async fn collect(&self, stream: &mut BodyDataStream) -> Result<Bytes, Problem> {
+    async fn collect(&self, stream: &mut BodyDataStream) -> Result<(Bytes, BodyRoom), Problem> {
         let mut bytes = BytesMut::new();
+        let mut room = self.more_room(0)?;
         while let Some(chunk) = stream.next().await {
-            let chunk = chunk.map_err(|_| {
+            let chunk = chunk.map_err(|error| {
+                tracing::debug!(%error, "a body ended early");
                 Problem::new(Code::MalformedRequest, "the body ended before it was complete")
             })?;
-            if bytes.len() + chunk.len() > self.limit {
+            let length = bytes.len() + chunk.len();
+            if length > self.limit {
                 return Err(self.too_large());
             }
+            let missing = length.div_ceil(BYTES_PER_PERMIT) - room.num_permits();
+            room.merge(self.more_room(missing)?);
             bytes.extend_from_slice(&chunk);
         }
-        Ok(bytes.freeze())
+        Ok((bytes.freeze(), BodyRoom { _permits: Arc::new(room) }))
+    }
+
+    /// Never waits: bodies read halfway, each waiting for room that the others hold, would wait
+    /// for ever.
+    fn more_room(&self, permits: usize) -> Result<OwnedSemaphorePermit, Problem> {
+        let permits = u32::try_from(permits).unwrap_or(u32::MAX);
+        Arc::clone(&self.room)
+            .try_acquire_many_owned(permits)
+            .map_err(|_| rejections::refuse(Rejection::BodiesFull, "too many bodies in flight"))
     }
 
     fn too_large(&self) -> Problem {
         let detail = format!("the body has more than {} bytes", self.limit);
         Problem::new(Code::PayloadTooLarge, detail)
     }
+
+    #[cfg(test)]
+    pub(super) fn free_permits(&self) -> usize {
+        self.room.available_permits()
+    }
 }
 
 /// Reads a body to its end and throws it away, for requests that are refused by their head alone:
-/// closing a connection on a client that is still sending would take our answer with it.
+/// closing a connection on a client that is still sending would take our answer with it. A client
+/// that waits to be asked for its body (`Expect: 100-continue`) is not asked.
 pub async fn discard(request: Request) {
+    if request.headers().contains_key(EXPECT) {
+        return;
+    }
     drain(&mut request.into_body().into_data_stream()).await;
 }
 
@@ -172,13 +196,11 @@ impl ReadBody {
     /// `malformed_request` where it is not multipart, `invalid_input` for unknown or repeated
     /// parts.
     pub async fn multipart(self, names: &'static [&'static str]) -> Result<FormParts, Problem> {
-        let malformed = |_| Problem::new(Code::MalformedRequest, "the body is not multipart");
         let request = Request::from_parts(self.parts, Body::from(self.bytes));
-        let mut form = Multipart::from_request(request, &())
-            .await
-            .map_err(|_| Problem::new(Code::MalformedRequest, "the body is not multipart"))?;
+        let form = Multipart::from_request(request, &()).await;
+        let mut form = form.map_err(|error| not_multipart(&error))?;
         let mut parts: Vec<(&'static str, Bytes)> = Vec::new();
-        while let Some(field) = form.next_field().await.map_err(malformed)? {
+        while let Some(field) = form.next_field().await.map_err(|error| not_multipart(&error))? {
             let sent = field.name().unwrap_or_default();
             let Some(name) = names.iter().copied().find(|name| *name == sent) else {
                 let detail = format!("unknown part; the parts are {}", names.join(", "));
@@ -187,10 +209,17 @@ impl ReadBody {
             if parts.iter().any(|(seen, _)| *seen == name) {
                 return Err(Problem::invalid(format!("`{name}` comes twice")));
             }
-            parts.push((name, field.bytes().await.map_err(malformed)?));
+            let content = field.bytes().await.map_err(|error| not_multipart(&error))?;
+            parts.push((name, content));
         }
         Ok(FormParts(parts))
     }
+}
+
+/// The library's own words go to the log only.
+fn not_multipart(error: &dyn std::fmt::Display) -> Problem {
+    tracing::debug!(%error, "a form could not be read");
+    Problem::new(Code::MalformedRequest, "the body is not multipart")
 }
 
 /// The parts of a multipart body by name.
@@ -220,3 +249,6 @@ impl FormParts {
         text.transpose().map_err(|_| Problem::invalid(format!("`{name}` is not UTF-8")))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -196,13 +196,14 @@ fn exclusive(object: &mut Object, key: &str, limit: &str, at_least: fn(&f64, &f6
     object.insert(key.to_owned(), json!(true));
 }
 
-/// `contentEncoding: "base64"` → `format: "byte"`; other content of a string → `binary`.
+/// `contentEncoding: "base64"` → `format: "byte"`; other content of a string → `binary`, except JSON,
+/// which is text.
 fn content(object: &mut Object) {
     let encoding = object.remove("contentEncoding");
     let media = object.remove("contentMediaType");
     let format = match (encoding, media) {
         (Some(encoding), _) if encoding == "base64" => "byte",
-        (None, Some(_)) => "binary",
+        (None, Some(media)) if media != "application/json" => "binary",
         _ => return,
     };
     object.entry("type").or_insert_with(|| json!("string"));
@@ -372,6 +373,10 @@ mod tests {
         assert_eq!(
             converted(json!({ "contentMediaType": "application/octet-stream" })),
             json!({ "type": "string", "format": "binary" })
+        );
+        assert_eq!(
+            converted(json!({ "type": "string", "contentMediaType": "application/json" })),
+            json!({ "type": "string" })
         );
     }
 

@@ -16,6 +16,8 @@ pub struct Limits {
     pub max_image_side: u32,
     /// Pixels of a picture.
     pub max_image_pixels: u64,
+    /// Bytes of a caller's own `id`.
+    pub max_id_bytes: usize,
     /// Unicode code points of a text, of `knowledge` and of `image_description`.
     pub max_text_chars: usize,
     /// Entities of a request.
@@ -26,7 +28,8 @@ pub struct Limits {
     pub max_boxes: usize,
     /// Deadline of a request that names none, in milliseconds.
     pub timeout_ms: u64,
-    /// Longest deadline that a request may ask for, in milliseconds.
+    /// Longest deadline that a request has, in milliseconds: a longer one that it asks for is cut
+    /// to this.
     pub max_timeout_ms: u64,
 }
 

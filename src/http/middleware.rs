@@ -10,9 +10,11 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use metrics::{counter, histogram};
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::problem::{Code, PROBLEM_JSON, Problem};
+use super::rejections;
 use crate::telemetry::names;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -37,40 +39,43 @@ impl RequestId {
     }
 }
 
-/// Dresses every response; lies outside everything else.
+/// Dresses every response; lies outside everything else. Whatever is logged on the way stands in a
+/// span with the request's id.
 pub async fn dress(mut request: Request, next: Next) -> Response {
-    let begun = Instant::now();
     let id = RequestId::of(request.headers());
+    request.extensions_mut().insert(id.clone());
+    let span = tracing::error_span!("request", request_id = %id.0);
+    answer(request, next, id).instrument(span).await
+}
+
+async fn answer(request: Request, next: Next, id: RequestId) -> Response {
+    let begun = Instant::now();
     let method = request.method().clone();
     let path = request.extensions().get::<MatchedPath>();
     let route = path.map_or("unmatched", |path| path.as_str()).to_owned();
-    request.extensions_mut().insert(id.clone());
     let response = next.run(request).await;
     let mut response = write_problem(response, &id);
     add_headers(response.headers_mut(), &id);
     let (status, took) = (response.status().as_u16(), begun.elapsed());
     count(&route, status, took);
-    tracing::info!(request_id = %id.0, %method, route, status, ms = took.as_millis() as u64);
+    tracing::info!(%method, route, status, ms = took.as_millis() as u64);
     response
 }
 
-/// Gives an error its body, keeping the headers that it brought along (`Allow`, `Retry-After`).
+/// Gives an error its body. Every header that it brought along stays (`Allow`, `Retry-After`,
+/// those of CORS) except what described the body before.
 fn write_problem(response: Response, id: &RequestId) -> Response {
     let Some(problem) = Problem::of_response(&response) else { return response };
     count_problem(problem.code);
-    let (status, retry_after) = (problem.code.status(), problem.retry_after_header());
-    let mut written = (status, Json(problem.into_body(&id.0))).into_response();
-    for name in [header::ALLOW, header::RETRY_AFTER] {
-        if let Some(value) = response.headers().get(&name) {
-            written.headers_mut().insert(name, value.clone());
-        }
+    let (mut head, _nothing) = response.into_parts();
+    head.status = problem.code.status();
+    if let Some(seconds) = problem.retry_after_header() {
+        head.headers.insert(header::RETRY_AFTER, seconds);
     }
-    if let Some(seconds) = retry_after {
-        written.headers_mut().insert(header::RETRY_AFTER, seconds);
-    }
-    let problem_json = HeaderValue::from_static(PROBLEM_JSON);
-    written.headers_mut().insert(header::CONTENT_TYPE, problem_json);
-    written
+    head.headers.remove(header::CONTENT_LENGTH);
+    head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+    let body = Json(problem.into_body(&id.0)).into_response().into_body();
+    Response::from_parts(head, body)
 }
 
 fn add_headers(headers: &mut HeaderMap, id: &RequestId) {
@@ -108,6 +113,7 @@ fn count(route: &str, status: u16, took: Duration) {
 
 /// Lets every error's series begin at 0.
 pub fn initialise_metrics() {
+    rejections::initialise_metrics();
     for code in Code::ALL {
         counter!(names::HTTP_PROBLEMS, "code" => code.name()).increment(0);
     }

@@ -8,6 +8,8 @@
 //! | `smner`, `segment`, `operations` | the handlers |
 //! | [`types`], [`render`] | the wire format, and from answers to it |
 //! | [`problem`] | the one table of errors |
+//! | `origins` | where scripts may call from |
+//! | `rejections` | what the door itself has no room for |
 //! | [`openapi`], `downconvert`, `docs` | the document, in 3.1 and 3.0, and its page |
 //! | `assets` | the demo page, embedded |
 //! | `state` | what handlers share; where the server is in its life |
@@ -21,9 +23,11 @@ mod limits;
 mod middleware;
 pub mod openapi;
 mod operations;
+mod origins;
 pub mod parse;
 mod picture;
 pub mod problem;
+mod rejections;
 pub mod render;
 mod router;
 mod segment;
@@ -33,5 +37,6 @@ mod state;
 pub mod types;
 
 pub use limits::Limits;
+pub use origins::Origins;
 pub use router::app;
 pub use state::{AppState, HttpOptions, ServiceInfo};

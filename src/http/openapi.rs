@@ -49,18 +49,20 @@ impl IntoResponses for Problems {
     }
 }
 
-/// A post as a form.
+/// A post as a form. Parts of JSON are text with a type of their own.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "describes a form that is read part by part")]
 pub struct SmnerForm {
-    /// The picture: JPEG, PNG, WebP or GIF.
-    #[schema(value_type = String, format = Binary)]
-    image: Vec<u8>,
+    /// The picture: JPEG, PNG, WebP or GIF; may be left out only where the options' task is `mner`.
+    #[schema(value_type = Option<String>, format = Binary, nullable = false)]
+    image: Option<Vec<u8>>,
     /// The text.
     text: String,
     /// An id of the caller's own.
+    #[schema(nullable = false)]
     id: Option<String>,
-    /// What may be set, as JSON.
+    /// What may be set: a `SmnerOptions` as JSON.
+    #[schema(value_type = Option<String>, content_media_type = "application/json", nullable = false)]
     options: Option<super::types::SmnerOptions>,
 }
 
@@ -71,9 +73,14 @@ pub struct SegmentForm {
     /// The picture: JPEG, PNG, WebP or GIF.
     #[schema(value_type = String, format = Binary)]
     image: Vec<u8>,
-    /// The boxes, as JSON.
-    boxes: Vec<Vec<f32>>,
-    /// What may be set, as JSON.
+    /// The boxes as JSON, each `[x1, y1, x2, y2]` in pixels of the upright picture.
+    #[schema(
+        value_type = String, content_media_type = "application/json",
+        example = "[[10, 20, 110, 220]]"
+    )]
+    boxes: Vec<Vec<f64>>,
+    /// What may be set: a `SegmentOptions` as JSON.
+    #[schema(value_type = Option<String>, content_media_type = "application/json", nullable = false)]
     options: Option<super::types::SegmentOptions>,
 }
 

@@ -8,7 +8,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::limits::Limits;
-use super::problem::{Code, Problem};
+use super::problem::Problem;
+use super::render;
 use super::state::AppState;
 use super::types::{MaskFormat, PackName};
 use crate::telemetry;
@@ -47,10 +48,7 @@ pub async fn readyz(State(app): State<AppState>) -> Result<Json<Health>, Problem
     responses((status = 200, description = "It is", body = Health), super::openapi::Problems)
 )]
 pub async fn startupz(State(app): State<AppState>) -> Result<Json<Health>, Problem> {
-    if app.has_started() {
-        return Ok(OK);
-    }
-    Err(Problem::new(Code::Unavailable, "models are loading"))
+    app.info().map(|_| OK)
 }
 
 /// What is loaded, and what may be asked of it.
@@ -99,9 +97,7 @@ pub struct Model {
     responses((status = 200, description = "All about it", body = Info), super::openapi::Problems)
 )]
 pub async fn info(State(app): State<AppState>) -> Result<Json<Info>, Problem> {
-    let Some(loaded) = app.info() else {
-        return Err(Problem::new(Code::Unavailable, "models are loading"));
-    };
+    let loaded = app.info()?;
     let model = |(role, info): &(&'static str, crate::models::ModelInfo)| Model {
         role,
         architecture: info.architecture.clone(),
@@ -114,16 +110,11 @@ pub async fn info(State(app): State<AppState>) -> Result<Json<Info>, Problem> {
         version: telemetry::VERSION,
         revision: telemetry::REVISION,
         pack: app.pack(),
-        entailment_threshold: (f64::from(loaded.entailment_threshold) * 1e4).round() / 1e4,
+        entailment_threshold: render::score(loaded.entailment_threshold),
         models: loaded.models.iter().map(model).collect(),
         limits: app.limits().clone(),
         image_formats: PictureFormat::ALL.iter().map(|format| format.media_type()).collect(),
-        mask_formats: vec![
-            MaskFormat::Rle,
-            MaskFormat::RleCounts,
-            MaskFormat::Polygon,
-            MaskFormat::Png,
-        ],
+        mask_formats: MaskFormat::ALL.to_vec(),
     }))
 }
 

@@ -6,21 +6,20 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
+use serde::Deserializer;
+use serde::de::{DeserializeOwned, IgnoredAny, SeqAccess, Visitor};
 use serde_json::error::Category;
+use serde_json::value::RawValue;
 
 use super::limits::Limits;
 use super::problem::{Code, Problem};
 use super::types::{
-    EntityInput, ImageInput, MaskFormat, SegmentBoxesRequest, SmnerOptions, SmnerRequest, TaskName,
-    TypeName,
+    EntityInput, ImageInput, ImageSize, MaskFormat, SegmentBoxesRequest, SmnerOptions,
+    SmnerRequest, TaskName, TypeName,
 };
 use crate::models::{CharSpan, EntityType};
 use crate::pipeline::{GivenEntity, Options, Task};
 use crate::vision::BoundingBox;
-
-/// Longest `id` of a caller's own, in bytes.
-const MAX_ID_BYTES: usize = 128;
 
 /// A post whose every value is legal, its picture not decoded yet.
 #[derive(Debug)]
@@ -45,9 +44,18 @@ pub struct ParsedBoxes {
     /// The picture's file.
     pub image: Bytes,
     /// The boxes, finite and with positive area.
-    pub boxes: Vec<BoundingBox>,
+    pub boxes: Vec<SentBox>,
     /// How masks are to be written.
     pub mask_format: MaskFormat,
+}
+
+/// A box that a client sent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SentBox {
+    /// Its numbers as sent, to be echoed.
+    pub sent: [f64; 4],
+    /// What the networks read.
+    pub bbox: BoundingBox,
 }
 
 /// Reads a value from JSON text.
@@ -62,15 +70,57 @@ pub fn json<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
     Ok(value)
 }
 
-/// Reads a value from JSON that was parsed already.
+/// The items of a JSON array, each still as its text: at most `limit` are kept, and further ones
+/// are only counted, so that a body of many tiny items takes up no more memory than itself.
 ///
 /// # Errors
-/// `invalid_input` with the field's path.
-pub fn json_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, Problem> {
-    serde_path_to_error::deserialize(value).map_err(told)
+/// `invalid_input` where it is no array, or has too many items.
+pub fn items(name: &str, array: &RawValue, limit: usize) -> Result<Vec<Box<RawValue>>, Problem> {
+    let mut reader = serde_json::Deserializer::from_str(array.get());
+    let found = reader.deserialize_seq(FirstItems { limit }).map_err(|error| {
+        tracing::debug!(%error, "items that could not be read");
+        Problem::invalid(format!("`{name}`: a value of the wrong type"))
+    })?;
+    match found {
+        (items, 0) => Ok(items),
+        (items, more) => {
+            let count = items.len() + more;
+            let detail = format!("{count} {name}, and at most {limit} are allowed");
+            Err(Problem::invalid(detail))
+        }
+    }
+}
+
+/// Reads the first items of a sequence, and counts the others.
+struct FirstItems {
+    limit: usize,
+}
+
+impl<'de> Visitor<'de> for FirstItems {
+    type Value = (Vec<Box<RawValue>>, usize);
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
+        formatter.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
+        let mut items = Vec::new();
+        while items.len() < self.limit {
+            match sequence.next_element()? {
+                Some(item) => items.push(item),
+                None => return Ok((items, 0)),
+            }
+        }
+        let mut more = 0;
+        while sequence.next_element::<IgnoredAny>()?.is_some() {
+            more += 1;
+        }
+        Ok((items, more))
+    }
 }
 
 fn told(error: serde_path_to_error::Error<serde_json::Error>) -> Problem {
+    tracing::debug!(%error, "JSON that could not be read");
     let path = Some(error.path().to_string()).filter(|path| path != "." && is_plain(path));
     let inner = error.inner();
     if matches!(inner.classify(), Category::Syntax | Category::Eof | Category::Io) {
@@ -127,8 +177,9 @@ pub struct PostParts {
 /// `invalid_input`.
 pub fn post_of_parts(parts: PostParts, limits: &Limits) -> Result<ParsedPost, Problem> {
     let PostParts { id, text, image, options } = parts;
-    if id.as_ref().is_some_and(|id| id.is_empty() || id.len() > MAX_ID_BYTES) {
-        return Err(Problem::invalid(format!("`id` must have 1 to {MAX_ID_BYTES} bytes")));
+    let longest = limits.max_id_bytes;
+    if id.as_ref().is_some_and(|id| id.is_empty() || id.len() > longest) {
+        return Err(Problem::invalid(format!("`id` must have 1 to {longest} bytes")));
     }
     let chars = check_text("text", &text, limits)?;
     if text.trim().is_empty() {
@@ -243,22 +294,35 @@ pub fn boxes(request: SegmentBoxesRequest, limits: &Limits) -> Result<ParsedBoxe
 ///
 /// # Errors
 /// `invalid_input`.
-pub fn legal_boxes(boxes: &[Vec<f32>], limits: &Limits) -> Result<Vec<BoundingBox>, Problem> {
+pub fn legal_boxes(boxes: &[Vec<f64>], limits: &Limits) -> Result<Vec<SentBox>, Problem> {
     let limit = limits.max_boxes;
     if boxes.len() > limit {
         let detail = format!("{} boxes, and at most {limit} are allowed", boxes.len());
         return Err(Problem::invalid(detail));
     }
-    let legal = |(index, sent): (usize, &Vec<f32>)| {
-        let &[x1, y1, x2, y2] = &sent[..] else {
+    let legal = |(index, sent): (usize, &Vec<f64>)| {
+        let Ok(sent) = <[f64; 4]>::try_from(&sent[..]) else {
             return Err(Problem::invalid(format!("`boxes[{index}]` must have four numbers")));
         };
+        let [x1, y1, x2, y2] = sent.map(|edge| edge as f32);
         let bbox = BoundingBox::new(x1, y1, x2, y2);
-        bbox.is_valid().then_some(bbox).ok_or_else(|| {
+        bbox.is_valid().then_some(SentBox { sent, bbox }).ok_or_else(|| {
             Problem::invalid(format!("`boxes[{index}]` must have x1 < x2 and y1 < y2"))
         })
     };
     boxes.iter().enumerate().map(legal).collect()
+}
+
+/// The parts of the boxes that lie inside the picture.
+///
+/// # Errors
+/// `invalid_input` where a box lies outside.
+pub fn inside(boxes: &[SentBox], image: ImageSize) -> Result<Vec<BoundingBox>, Problem> {
+    let clip = |(index, SentBox { bbox, .. }): (usize, &SentBox)| {
+        bbox.clip(image.width, image.height)
+            .ok_or_else(|| Problem::invalid(format!("`boxes[{index}]` lies outside the picture")))
+    };
+    boxes.iter().enumerate().map(clip).collect()
 }
 
 /// The file of a picture.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
+use super::parse::SentBox;
 use super::problem::{Code, Problem};
 use super::types::{
     Counts, EntityOutput, ImageSize, MaskFormat, MaskOutput, PackName, ProvenanceOutput,
@@ -82,18 +83,19 @@ fn entity_output(entity: Entity, format: MaskFormat) -> Result<EntityOutput, Pro
     Ok(output)
 }
 
-/// The answer for boxes as it goes over the wire.
+/// The answer for boxes as it goes over the wire; each mask has its box as `sent`.
 ///
 /// # Errors
 /// `internal` where a mask cannot be written.
 pub fn segments(
     answer: SegmentAnswer,
+    sent: &[SentBox],
     image: ImageSize,
     format: MaskFormat,
 ) -> Result<SegmentResponse, Problem> {
-    let masks = answer.masks.into_iter().map(|segment| {
+    let masks = answer.masks.into_iter().zip(sent).map(|(segment, sent)| {
         Ok(SegmentedMask {
-            bbox: box_output(&segment.bbox),
+            bbox: sent.sent.to_vec(),
             mask: mask_output(&segment.rle, format)?,
             mask_score: score(segment.score),
             stability_score: score(segment.stability),
@@ -153,7 +155,7 @@ fn milliseconds(duration: Duration) -> f64 {
 }
 
 /// Scores to four places: what lies behind them is noise.
-fn score(value: f32) -> f64 {
+pub(super) fn score(value: f32) -> f64 {
     round(f64::from(value), 1e4)
 }
 

@@ -2,15 +2,16 @@
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderName, Method, header};
 use axum::middleware::from_fn;
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::CorsLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::origins::Origins;
 use super::problem::{Code, Problem};
 use super::state::AppState;
 use super::{assets, body, docs, middleware, openapi, operations, segment, smner};
@@ -58,14 +59,10 @@ async fn method_not_allowed(request: Request) -> Problem {
     Problem::new(Code::MethodNotAllowed, "see the Allow header")
 }
 
-/// Browsers may call from these origins; from none by default.
-fn cors(origins: &[String]) -> Option<CorsLayer> {
-    if origins.is_empty() {
-        return None;
-    }
-    let origins = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
+/// The layer that lets scripts of other origins call, where any may.
+fn cors(origins: &Origins) -> Option<CorsLayer> {
     let layer = CorsLayer::new()
-        .allow_origin(AllowOrigin::list(origins))
+        .allow_origin(origins.allowed()?)
         .allow_methods([Method::GET, Method::POST])
         .allow_headers([header::CONTENT_TYPE, HeaderName::from_static("x-request-id")])
         .expose_headers([

@@ -7,16 +7,16 @@ use axum::Json;
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 
-use super::body::BodyForm;
+use super::body::{BodyForm, BodyRoom};
 use super::middleware::RequestId;
 use super::parse::{self, ParsedBoxes};
+use super::picture::PictureFile;
 use super::problem::Problem;
 use super::render;
 use super::smner::{let_in, off_thread, ready_for_work};
 use super::state::AppState;
 use super::types::{ImageSize, SegmentBoxesRequest, SegmentOptions, SegmentResponse};
 use crate::pipeline::SegmentRequest;
-use crate::vision::BoundingBox;
 
 /// Turn boxes of a picture into masks.
 ///
@@ -41,48 +41,39 @@ pub async fn segment(
     Extension(request_id): Extension<RequestId>,
     request: Request,
 ) -> Result<Response, Problem> {
+    let (request, pipeline) = let_in(request, ready_for_work(&app)).await?;
+    let (parsed, room) = read_boxes(&app, request).await?;
     let begun = Instant::now();
     let deadline = begun + app.limits().timeout(None);
-    let (request, pipeline) = let_in(request, ready_for_work(&app)).await?;
-    let parsed = read_boxes(&app, request).await?;
-    let decoded = app.decoder().decode(parsed.image, deadline).await?;
+    let file = PictureFile { bytes: parsed.image, room };
+    let decoded = app.decoder().decode(file, deadline).await?;
     let image = ImageSize::from(&*decoded.picture);
-    let boxes = inside(&parsed.boxes, image)?;
+    let boxes = parse::inside(&parsed.boxes, image)?;
     let request = SegmentRequest { picture: decoded.picture.clone(), boxes };
     let context = pipeline.admit_segment(&request, Some(deadline), Arc::clone(&request_id.0))?;
-    let mut answer = pipeline.segment(request, &context).await?;
-    for (mask, sent) in answer.masks.iter_mut().zip(&parsed.boxes) {
-        mask.bbox = *sent;
-    }
+    let answer = pipeline.segment(request, &context).await?;
     let timing = render::segment_timing(&answer.timings, decoded.took, begun.elapsed());
-    let format = parsed.mask_format;
-    let masks = off_thread(move || render::segments(answer, image, format)).await?;
+    let (boxes, format) = (parsed.boxes, parsed.mask_format);
+    let masks = off_thread(move || render::segments(answer, &boxes, image, format)).await?;
     Ok(([("server-timing", timing)], Json(masks)).into_response())
 }
 
-async fn read_boxes(app: &AppState, request: Request) -> Result<ParsedBoxes, Problem> {
+async fn read_boxes(app: &AppState, request: Request) -> Result<(ParsedBoxes, BodyRoom), Problem> {
     let body = app.bodies().read(request).await?;
-    match body.form()? {
+    let room = body.room.clone();
+    let boxes = match body.form()? {
         BodyForm::Json => parse::boxes(parse::json(&body.bytes)?, app.limits()),
         BodyForm::Multipart => {
             let mut parts = body.multipart(&["image", "boxes", "options"]).await?;
             let options = parts.take("options").map(|text| parse::json(&text)).transpose()?;
             let options: SegmentOptions = options.unwrap_or_default();
-            let boxes: Vec<Vec<f32>> = parse::json(&parts.require("boxes")?)?;
+            let boxes: Vec<Vec<f64>> = parse::json(&parts.require("boxes")?)?;
             Ok(ParsedBoxes {
                 image: parts.require("image")?,
                 boxes: parse::legal_boxes(&boxes, app.limits())?,
                 mask_format: options.mask_format.unwrap_or_default(),
             })
         }
-    }
-}
-
-/// The parts of the boxes that lie inside the picture.
-fn inside(boxes: &[BoundingBox], image: ImageSize) -> Result<Vec<BoundingBox>, Problem> {
-    let clip = |(index, bbox): (usize, &BoundingBox)| {
-        bbox.clip(image.width, image.height)
-            .ok_or_else(|| Problem::invalid(format!("`boxes[{index}]` lies outside the picture")))
     };
-    boxes.iter().enumerate().map(clip).collect()
+    Ok((boxes?, room))
 }

@@ -1,27 +1,33 @@
 //! The accept loop: how connections come in, how many, and how they end.
 //!
+//! | file | what lives there |
+//! |---|---|
+//! | `connection` | one connection from its first byte to its end |
+//! | `patient` | a stream whose peer has to read |
+//!
 //! `axum::serve` has neither a deadline for a request's head nor a bound on open connections, and
 //! waits for the last connection of a drain however long it takes; a server on the open network
 //! needs all three, so this loop drives hyper itself.
+
+mod connection;
+mod patient;
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use hyper::body::Incoming;
-use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use connection::Connection;
+use patient::PatientStream;
 
 /// How long to leave `accept` alone after an error of the process (no file descriptors left,
 /// say): those pass when connections close, not by asking again at once.
@@ -41,6 +47,11 @@ pub struct ServerOptions {
     pub keep_alive_interval: Duration,
     /// An HTTP/2 connection whose ping is not answered within this time is closed.
     pub keep_alive_timeout: Duration,
+    /// A peer that takes up nothing of an answer for this long is cut off.
+    pub write_timeout: Duration,
+    /// An HTTP/2 connection without a request for this long is told to end, and after as long again
+    /// is cut; its pings do not count.
+    pub idle_timeout: Duration,
     /// Connections open at a time. Further ones wait in the kernel's queue.
     pub max_connections: usize,
     /// How long requests in flight may go on after the shutdown was asked for.
@@ -53,6 +64,8 @@ impl Default for ServerOptions {
             header_timeout: Duration::from_secs(15),
             keep_alive_interval: Duration::from_secs(20),
             keep_alive_timeout: Duration::from_secs(20),
+            write_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(60),
             max_connections: 1024,
             drain: Duration::from_secs(30),
         }
@@ -66,8 +79,10 @@ pub struct Drained {
     pub cut: usize,
 }
 
-/// Serves `app` on `listener` until `shutdown` resolves; then stops accepting, lets the requests
-/// in flight finish for at most [`ServerOptions::drain`], and cuts what is left.
+/// Serves `app` on `listener` until `shutdown` resolves. From then on the connections of before end
+/// with the request that they are at, for which there is at most [`ServerOptions::drain`]; meanwhile
+/// newcomers are still let in, so that they hear from `app` why it refuses them. What is left then
+/// is cut.
 ///
 /// Never fails: errors of `accept` are logged and waited out, errors and panics of a connection
 /// end that connection alone.
@@ -78,67 +93,18 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send,
 ) -> Drained {
     let slots = Arc::new(Semaphore::new(options.max_connections.min(Semaphore::MAX_PERMITS)));
-    let door = Door { builder: builder(&options), app, header_timeout: options.header_timeout };
-    let graceful = GracefulShutdown::new();
-    let mut connections = JoinSet::new();
-    let mut shutdown = pin!(shutdown);
-    loop {
-        tokio::select! {
-            biased;
-            () = &mut shutdown => break,
-            Some(ended) = connections.join_next() => log_panic(ended),
-            accepted = accept(&listener, &slots) => match accepted {
-                Ok(Some((stream, slot))) => {
-                    let connection = door.clone().hold(stream, graceful.watcher());
-                    connections.spawn(async move {
-                        connection.await;
-                        drop(slot);
-                    });
-                }
-                Ok(None) => break,
-                Err(error) => pause_after(&error).await,
-            },
-        }
-    }
-    drop(listener);
-    drain(connections, graceful, options.drain).await
-}
-
-/// Resolves at SIGTERM (what orchestrators send) or ctrl-c, whichever is first.
-///
-/// Where a handler cannot be installed, that signal keeps its default action, which ends the
-/// process.
-pub async fn shutdown_signal() {
-    tokio::select! {
-        () = interrupt() => {}
-        () = terminate() => {}
-    }
-}
-
-async fn interrupt() {
-    if let Err(error) = tokio::signal::ctrl_c().await {
-        tracing::warn!(%error, "ctrl-c ends the process without a drain");
-        std::future::pending::<()>().await;
-    }
-}
-
-#[cfg(unix)]
-async fn terminate() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut stream) => {
-            stream.recv().await;
-        }
-        Err(error) => {
-            tracing::warn!(%error, "SIGTERM ends the process without a drain");
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-#[cfg(not(unix))]
-async fn terminate() {
-    std::future::pending::<()>().await;
+    let door = Door { listener, slots, builder: builder(&options), app, options };
+    let mut guests = Guests::new();
+    door.let_in(&mut guests, shutdown).await;
+    let end = Instant::now() + door.options.drain;
+    let mut newcomers = Guests::new();
+    guests.tell_to_leave();
+    let _ = timeout_at(end, door.let_in(&mut newcomers, guests.all_gone())).await;
+    // No more newcomers: what comes now is refused by the system.
+    drop(door);
+    newcomers.tell_to_leave();
+    let _ = timeout_at(end, newcomers.all_gone()).await;
+    Drained { cut: guests.cut().await + newcomers.cut().await }
 }
 
 fn builder(options: &ServerOptions) -> Builder<TokioExecutor> {
@@ -151,18 +117,6 @@ fn builder(options: &ServerOptions) -> Builder<TokioExecutor> {
         .keep_alive_interval(options.keep_alive_interval)
         .keep_alive_timeout(options.keep_alive_timeout);
     builder
-}
-
-/// Waits for a free slot, then for a connection: a full server leaves newcomers in the kernel's
-/// queue, where they cost it nothing. `None` when the slots are closed, which nothing here does.
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> io::Result<Option<(TcpStream, OwnedSemaphorePermit)>> {
-    let Ok(slot) = Arc::clone(slots).acquire_owned().await else { return Ok(None) };
-    let (stream, peer) = listener.accept().await?;
-    set_nodelay(&stream, peer);
-    Ok(Some((stream, slot)))
 }
 
 /// Answers are written whole, so waiting to fill packets would only delay their last one.
@@ -183,63 +137,92 @@ async fn pause_after(error: &io::Error) {
     sleep(ACCEPT_PAUSE).await;
 }
 
-/// What every connection needs.
-#[derive(Clone)]
+/// Where connections come in.
 struct Door {
+    listener: TcpListener,
+    slots: Arc<Semaphore>,
     builder: Builder<TokioExecutor>,
     app: Router,
-    header_timeout: Duration,
+    options: ServerOptions,
 }
 
 impl Door {
-    /// Serves one connection to its end.
-    async fn hold(self, stream: TcpStream, watcher: Watcher) {
-        let asked = Arc::new(AtomicBool::new(false));
-        let mark = Arc::clone(&asked);
-        let app = TowerToHyperService::new(self.app);
-        let service = service_fn(move |request: hyper::Request<Incoming>| {
-            mark.store(true, Ordering::Relaxed);
-            app.call(request)
-        });
-        let connection = self.builder.serve_connection(TokioIo::new(stream), service);
-        let mut connection = pin!(watcher.watch(connection));
-        // hyper's own timeout begins only once the protocol is known, which a silent peer can put
-        // off for ever; and it does not concern HTTP/2.
-        let ended = tokio::select! {
-            ended = &mut connection => ended,
-            () = sleep(self.header_timeout) => {
-                if !asked.load(Ordering::Relaxed) {
-                    tracing::debug!("a connection without a request was closed");
-                    return;
-                }
-                connection.await
+    /// Lets connections in until `end` resolves.
+    async fn let_in(&self, guests: &mut Guests, end: impl Future<Output = ()>) {
+        let mut end = pin!(end);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut end => return,
+                Some(ended) = guests.connections.join_next() => log_panic(ended),
+                accepted = self.accept() => match accepted {
+                    Ok(Some((stream, slot))) => {
+                        let connection = self.connection(stream, guests.leave.subscribe());
+                        guests.connections.spawn(async move {
+                            connection.hold().await;
+                            drop(slot);
+                        });
+                    }
+                    Ok(None) => return,
+                    Err(error) => pause_after(&error).await,
+                },
             }
-        };
-        if let Err(error) = ended {
-            tracing::debug!(error = %error, "a connection ended badly");
+        }
+    }
+
+    /// Waits for a free slot, then for a connection: a full server leaves newcomers in the kernel's
+    /// queue, where they cost it nothing. `None` when the slots are closed, which nothing here does.
+    async fn accept(&self) -> io::Result<Option<(TcpStream, OwnedSemaphorePermit)>> {
+        let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { return Ok(None) };
+        let (stream, peer) = self.listener.accept().await?;
+        set_nodelay(&stream, peer);
+        Ok(Some((stream, slot)))
+    }
+
+    fn connection(&self, stream: TcpStream, leave: watch::Receiver<bool>) -> Connection {
+        Connection {
+            stream: PatientStream::new(stream, self.options.write_timeout),
+            leave,
+            builder: self.builder.clone(),
+            app: self.app.clone(),
+            header_timeout: self.options.header_timeout,
+            idle_timeout: self.options.idle_timeout,
         }
     }
 }
 
-async fn drain(
-    mut connections: JoinSet<()>,
-    graceful: GracefulShutdown,
-    limit: Duration,
-) -> Drained {
-    let all_ended = async {
-        graceful.shutdown().await;
-        while let Some(ended) = connections.join_next().await {
+/// Connections that are open, and how they are told to end.
+struct Guests {
+    connections: JoinSet<()>,
+    leave: watch::Sender<bool>,
+}
+
+impl Guests {
+    fn new() -> Self {
+        Self { connections: JoinSet::new(), leave: watch::Sender::new(false) }
+    }
+
+    /// Each may finish the request that it is at.
+    fn tell_to_leave(&self) {
+        self.leave.send_replace(true);
+    }
+
+    async fn all_gone(&mut self) {
+        while let Some(ended) = self.connections.join_next().await {
             log_panic(ended);
         }
-    };
-    let in_time = timeout(limit, all_ended).await.is_ok();
-    // Those that ended by themselves at the last moment are not cut.
-    while let Some(ended) = connections.try_join_next() {
-        log_panic(ended);
     }
-    let cut = if in_time { 0 } else { connections.len() };
-    connections.shutdown().await;
-    Drained { cut }
+
+    /// Ends those that are still there, and says how many they were. Those that ended by themselves
+    /// at the last moment are not counted.
+    async fn cut(mut self) -> usize {
+        while let Some(ended) = self.connections.try_join_next() {
+            log_panic(ended);
+        }
+        let left = self.connections.len();
+        self.connections.shutdown().await;
+        left
+    }
 }
 
 fn log_panic(ended: Result<(), JoinError>) {

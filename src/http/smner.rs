@@ -7,11 +7,13 @@ use axum::Json;
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use futures_util::future::join_all;
+use serde_json::value::RawValue;
 
-use super::body::{self, BodyForm};
+use super::body::{self, BodyForm, BodyRoom};
 use super::middleware::RequestId;
 use super::parse::{self, ParsedPost, PostParts};
-use super::problem::{Problem, ProblemBody};
+use super::picture::PictureFile;
+use super::problem::{Code, Problem};
 use super::render::{self, Rendering};
 use super::state::AppState;
 use super::types::{
@@ -42,10 +44,9 @@ pub async fn smner(
     Extension(request_id): Extension<RequestId>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let begun = Instant::now();
-    let (request, _pipeline) = let_in(request, ready_for_work(&app)).await?;
-    let post = read_post(&app, request).await?;
-    let answer = answer(&app, post, request_id, begun).await?;
+    let (request, pipeline) = let_in(request, ready_for_work(&app)).await?;
+    let (post, room) = read_post(&app, request).await?;
+    let answer = answer(&app, &pipeline, post, room, request_id).await?;
     let timing = render::server_timing(&answer.timings_ms);
     Ok(([("server-timing", timing)], Json(answer)).into_response())
 }
@@ -72,9 +73,10 @@ pub(super) async fn let_in(
     }
 }
 
-async fn read_post(app: &AppState, request: Request) -> Result<ParsedPost, Problem> {
+async fn read_post(app: &AppState, request: Request) -> Result<(ParsedPost, BodyRoom), Problem> {
     let body = app.bodies().read(request).await?;
-    match body.form()? {
+    let room = body.room.clone();
+    let post = match body.form()? {
         BodyForm::Json => parse::post(parse::json(&body.bytes)?, app.limits()),
         BodyForm::Multipart => {
             let mut parts = body.multipart(&["image", "text", "options", "id"]).await?;
@@ -88,20 +90,22 @@ async fn read_post(app: &AppState, request: Request) -> Result<ParsedPost, Probl
             };
             parse::post_of_parts(parts, app.limits())
         }
-    }
+    };
+    Ok((post?, room))
 }
 
-/// Answers one post: decode, admit, run, render.
+/// Answers one parsed post: decode, admit, run, render. Its time begins now.
 async fn answer(
     app: &AppState,
+    pipeline: &Pipeline,
     post: ParsedPost,
+    room: BodyRoom,
     request_id: RequestId,
-    begun: Instant,
 ) -> Result<SmnerResponse, Problem> {
+    let begun = Instant::now();
     let deadline = begun + post.timeout;
-    let pipeline = app.pipeline()?;
     let decoded = match post.image {
-        Some(file) => Some(app.decoder().decode(file, deadline).await?),
+        Some(bytes) => Some(app.decoder().decode(PictureFile { bytes, room }, deadline).await?),
         None => None,
     };
     let picture = decoded.as_ref().map(|decoded| decoded.picture.clone());
@@ -125,10 +129,11 @@ async fn answer(
 pub(super) async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
-    match tokio::task::spawn_blocking(work).await {
+    let span = tracing::Span::current();
+    match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
         Ok(result) => result,
         Err(error) => {
-            tracing::error!(%error, "rendering an answer failed");
+            tracing::error!(%error, "work off the threads of connections failed");
             Err(PipelineError::Internal.into())
         }
     }
@@ -151,40 +156,45 @@ pub async fn smner_batch(
     Extension(request_id): Extension<RequestId>,
     request: Request,
 ) -> Result<Json<BatchResponse>, Problem> {
-    let (request, _pipeline) = let_in(request, app.pipeline()).await?;
+    let (request, pipeline) = let_in(request, app.pipeline()).await?;
+    let (inputs, room) = read_batch(&app, request).await?;
+    let outputs = inputs
+        .iter()
+        .map(|input| batch_item(&app, &pipeline, input, room.clone(), request_id.clone()));
+    Ok(Json(BatchResponse { outputs: join_all(outputs).await }))
+}
+
+async fn read_batch(
+    app: &AppState,
+    request: Request,
+) -> Result<(Vec<Box<RawValue>>, BodyRoom), Problem> {
     let body = app.bodies().read(request).await?;
     if body.form()? != BodyForm::Json {
-        let detail = "send application/json";
-        return Err(Problem::new(super::problem::Code::UnsupportedMediaType, detail));
+        return Err(Problem::new(Code::UnsupportedMediaType, "send application/json"));
     }
     let BatchRequest { inputs } = parse::json(&body.bytes)?;
-    let (items, limit) = (inputs.len(), app.limits().max_batch_items);
-    if items > limit {
-        let detail = format!("{items} inputs, and at most {limit} are allowed");
-        return Err(Problem::invalid(detail));
-    }
-    let outputs = inputs.into_iter().map(|input| batch_item(&app, input, &request_id));
-    Ok(Json(BatchResponse { outputs: join_all(outputs).await }))
+    let limit = app.limits().max_batch_items;
+    Ok((parse::items("inputs", &inputs, limit)?, body.room))
 }
 
 async fn batch_item(
     app: &AppState,
-    input: serde_json::Value,
-    request_id: &RequestId,
+    pipeline: &Pipeline,
+    input: &RawValue,
+    room: BodyRoom,
+    request_id: RequestId,
 ) -> BatchOutput {
-    let begun = Instant::now();
+    let id = Arc::clone(&request_id.0);
     let outcome = async {
-        let request: SmnerRequest = parse::json_value(input)?;
-        let post = parse::post(request, app.limits())?;
-        answer(app, post, request_id.clone(), begun).await
+        let post = parse::post(parse::json(input.get().as_bytes())?, app.limits())?;
+        answer(app, pipeline, post, room, request_id).await
     };
     match outcome.await {
         Ok(result) => BatchOutput { status: 200, result: Some(result), error: None },
         Err(problem) => {
             super::middleware::count_problem(problem.code);
             let status = problem.code.status().as_u16();
-            let error: ProblemBody = problem.into_body(&request_id.0);
-            BatchOutput { status, result: None, error: Some(error) }
+            BatchOutput { status, result: None, error: Some(problem.into_body(&id)) }
         }
     }
 }

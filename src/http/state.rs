@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::body::BodyReader;
 use super::limits::Limits;
+use super::origins::Origins;
 use super::picture::Decoder;
 use super::problem::{Code, Problem};
 use super::types::PackName;
@@ -25,8 +26,10 @@ pub struct HttpOptions {
     pub limits: Limits,
     /// Decoded pixels held at once by all requests.
     pub pixel_budget: u64,
+    /// How long a request's body may take to arrive.
+    pub body_timeout: Duration,
     /// Origins that browsers may call from.
-    pub allowed_origins: Vec<String>,
+    pub allowed_origins: Origins,
 }
 
 /// What was loaded.
@@ -42,12 +45,32 @@ pub struct ServiceInfo {
     pub models: Vec<(&'static str, ModelInfo)>,
 }
 
+const LOADING: &str = "models are loading";
+const SHUTTING_DOWN: &str = "the server is shutting down";
+const DEVICE_LOST: &str = "the device is lost";
+
 /// Where the server is in its life.
 #[derive(Clone)]
 enum Phase {
     Loading,
     Ready(Arc<Pipeline>),
-    Draining,
+    /// With the reason.
+    Draining(&'static str),
+}
+
+impl Phase {
+    /// The pipeline, or why there is none.
+    fn pipeline(&self) -> Result<&Arc<Pipeline>, &'static str> {
+        match self {
+            Self::Loading => Err(LOADING),
+            Self::Draining(reason) => Err(reason),
+            Self::Ready(pipeline) => match pipeline.health().state() {
+                HealthState::Running => Ok(pipeline),
+                HealthState::DeviceLost { .. } => Err(DEVICE_LOST),
+                HealthState::Stopped => Err(SHUTTING_DOWN),
+            },
+        }
+    }
 }
 
 /// What every handler shares. Cloning is cheap.
@@ -68,7 +91,7 @@ struct Inner {
 impl AppState {
     /// A server that is still loading.
     pub fn new(options: HttpOptions, metrics: PrometheusHandle) -> Self {
-        let bodies = BodyReader::new(options.limits.max_body_bytes);
+        let bodies = BodyReader::new(options.limits.max_body_bytes, options.body_timeout);
         let decoder = Decoder::new(&options.limits, options.pixel_budget);
         let phase = watch::Sender::new(Phase::Loading);
         let info = OnceLock::new();
@@ -84,7 +107,13 @@ impl AppState {
 
     /// Nothing new is taken on from now on. Requests under way keep the pipeline alive.
     pub fn drain(&self) {
-        self.inner.phase.send_replace(Phase::Draining);
+        self.inner.phase.send_modify(|phase| {
+            let reason = match phase.pipeline() {
+                Err(DEVICE_LOST) => DEVICE_LOST,
+                _ => SHUTTING_DOWN,
+            };
+            *phase = Phase::Draining(reason);
+        });
     }
 
     /// The pipeline, where the server is ready.
@@ -92,31 +121,21 @@ impl AppState {
     /// # Errors
     /// `unavailable`, with the reason.
     pub fn pipeline(&self) -> Result<Arc<Pipeline>, Problem> {
-        let unavailable = |reason| Err(Problem::new(Code::Unavailable, reason));
-        match &*self.inner.phase.borrow() {
-            Phase::Loading => unavailable("models are loading"),
-            Phase::Draining => unavailable("the server is shutting down"),
-            Phase::Ready(pipeline) => match pipeline.health().state() {
-                HealthState::Running => Ok(pipeline.clone()),
-                HealthState::DeviceLost { .. } => unavailable("the device is lost"),
-                HealthState::Stopped => unavailable("the server is shutting down"),
-            },
-        }
+        let phase = self.inner.phase.borrow();
+        phase.pipeline().cloned().map_err(|reason| Problem::new(Code::Unavailable, reason))
     }
 
-    /// Whether loading is done.
-    pub fn has_started(&self) -> bool {
-        !matches!(&*self.inner.phase.borrow(), Phase::Loading)
-    }
-
-    /// What was loaded, where loading is done.
-    pub fn info(&self) -> Option<&ServiceInfo> {
-        self.inner.info.get()
+    /// What was loaded.
+    ///
+    /// # Errors
+    /// `unavailable` while loading is not done.
+    pub fn info(&self) -> Result<&ServiceInfo, Problem> {
+        self.inner.info.get().ok_or_else(|| Problem::new(Code::Unavailable, LOADING))
     }
 
     /// The pack's name and version, as answers carry them.
     pub fn pack(&self) -> PackName {
-        let info = self.info();
+        let info = self.inner.info.get();
         PackName {
             name: info.map(|info| info.pack_name.clone()).unwrap_or_default(),
             version: info.map(|info| info.pack_version.clone()).unwrap_or_default(),

@@ -1,6 +1,7 @@
 //! The wire format: what clients send and read. Field names are final.
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 /// A post: a text and its picture.
@@ -55,7 +56,8 @@ pub struct SmnerOptions {
     pub knowledge: Option<String>,
     /// The caller's own description of the picture.
     pub image_description: Option<String>,
-    /// Deadline for this request in milliseconds.
+    /// Deadline for this request in milliseconds, counted from the parsed request; a longer one
+    /// than `/v1/info` allows is cut to that.
     #[schema(minimum = 1)]
     pub timeout_ms: Option<u64>,
 }
@@ -85,6 +87,11 @@ pub enum MaskFormat {
     Polygon,
     /// `png`: a 1-bit PNG in base64.
     Png,
+}
+
+impl MaskFormat {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Rle, Self::RleCounts, Self::Polygon, Self::Png];
 }
 
 /// An entity that the caller brings along.
@@ -251,7 +258,7 @@ pub struct TimingsOutput {
 pub struct BatchRequest {
     /// The posts; each is admitted and fails on its own.
     #[schema(value_type = Vec<SmnerRequest>)]
-    pub inputs: Vec<serde_json::Value>,
+    pub inputs: Box<RawValue>,
 }
 
 /// One outcome per post, in order.
@@ -282,7 +289,7 @@ pub struct SegmentBoxesRequest {
     /// The picture.
     pub image: ImageInput,
     /// Each `[x1, y1, x2, y2]` in pixels of the upright picture.
-    pub boxes: Vec<Vec<f32>>,
+    pub boxes: Vec<Vec<f64>>,
     /// What may be set.
     pub options: Option<SegmentOptions>,
 }

@@ -210,6 +210,54 @@ test("a server that has stopped gives a readable error", async (t) => {
   assert.equal(await page.locator("#result").isVisible(), false);
 });
 
+test("an answer that comes before the picture's pixels is drawn over them", async (t) => {
+  const { page, complaints } = await open(t);
+  await page.evaluate(() => {
+    const real = window.createImageBitmap;
+    const shown = new Promise((resolve) => { window.letPixelsCome = resolve; });
+    window.createImageBitmap = async (file) => {
+      await shown;
+      return real(file);
+    };
+  });
+  await choose(page, photo);
+  await page.getByLabel("Text").fill(TEXT);
+  const answered = page.waitForResponse((response) => response.url().endsWith("/v1/smner"));
+  await page.getByRole("button", { name: "Find entities" }).click();
+  await (await answered).finished();
+  await page.evaluate(() => window.letPixelsCome());
+  await page.locator("#result:visible").waitFor();
+  const early = await pixelsOf(page);
+
+  const again = await open(t);
+  await choose(again.page, photo);
+  await again.page.locator("#canvas:visible").waitFor();
+  await send(again.page, TEXT);
+  assert.equal(changedPixels(early, await pixelsOf(again.page)), 0);
+  assert.deepEqual(complaints, []);
+});
+
+test("an error of an earlier picture is not told beside another", async (t) => {
+  const { page } = await open(t);
+  let letGo;
+  const held = new Promise((resolve) => { letGo = resolve; });
+  await page.route("**/v1/smner", async (route) => {
+    await held;
+    await route.continue();
+  });
+  await choose(page, { name: "note.png", mimeType: "image/png", buffer: Buffer.from("hello") });
+  await page.getByLabel("Text").fill(TEXT);
+  const answered = page.waitForResponse((response) => response.url().endsWith("/v1/smner"));
+  await page.getByRole("button", { name: "Find entities" }).click();
+  await choose(page, photo);
+  await page.locator("#canvas:visible").waitFor();
+  letGo();
+  assert.equal((await answered).status(), 415);
+  await page.locator("#send:enabled").waitFor();
+  assert.equal(await page.getByRole("alert").isVisible(), false);
+  assert.equal(await page.locator("#canvas").isVisible(), true);
+});
+
 test("on a narrow phone nothing is wider than the screen", async (t) => {
   const viewport = { width: 320, height: 640 };
   const { page, complaints } = await open(t, { viewport, isMobile: true, hasTouch: true });

@@ -183,17 +183,59 @@ async fn items_of_a_batch_fail_on_their_own() {
     assert_eq!(detail, "4 inputs, and at most 3 are allowed");
 }
 
+/// A batch is read as strictly as a post alone.
+#[tokio::test]
+async fn items_of_a_batch_are_read_as_strictly_as_posts() {
+    let door = Door::open();
+    for (item, status, detail) in [
+        (r#"{"text": "a", "text": "b"}"#, 422, "duplicate field `text`"),
+        (r#"{"text": "a", "colour": 1}"#, 422, "unknown field `colour`"),
+        (r#"{"text": "a", "options": {"task": "mner", "task": "mner"}}"#, 422, "duplicate field"),
+        ("7", 422, "wrong type"),
+    ] {
+        let alone = door.post("/v1/smner", "application/json", item.to_owned()).await;
+        assert!(alone.problem(status, "invalid_input").contains(detail), "{item}");
+        let body =
+            format!(r#"{{"inputs": [{item}, {{"text": "a", "options": {{"task": "mner"}}}}]}}"#);
+        let batch = door.post("/v1/smner:batch", "application/json", body).await.ok();
+        let [bad, good] = &batch["outputs"].as_array().unwrap()[..] else { panic!("{batch}") };
+        assert_eq!(bad["status"], status);
+        assert!(bad["error"]["detail"].as_str().unwrap().contains(detail), "{batch}");
+        assert_eq!(good["status"], 200, "{batch}");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_must_be_a_list_and_short() {
+    let door = Door::open();
+    let tiny = vec!["0"; 49_000].join(",");
+    for (body, detail) in [
+        (format!(r#"{{"inputs": [{tiny}]}}"#), "49000 inputs, and at most 3 are allowed"),
+        (r#"{"inputs": {"text": "a"}}"#.to_owned(), "`inputs`: a value of the wrong type"),
+        (r#"{"inputs": [], "inputs": []}"#.to_owned(), "duplicate field `inputs`"),
+        (r#"{"inputs": [], "more": 1}"#.to_owned(), "unknown field `more`"),
+        ("{}".to_owned(), "missing field `inputs`"),
+    ] {
+        let response = door.post("/v1/smner:batch", "application/json", body).await;
+        assert!(response.problem(422, "invalid_input").contains(detail), "{detail}");
+    }
+    let broken = door.post("/v1/smner:batch", "application/json", r#"{"inputs": [{]}"#).await;
+    broken.problem(400, "malformed_request");
+    let none = door.post("/v1/smner:batch", "application/json", r#"{"inputs": []}"#).await;
+    assert_eq!(none.ok()["outputs"], json!([]));
+}
+
 #[tokio::test]
 async fn boxes_become_masks_in_order() {
     let door = Door::open();
-    let boxes = json!([[100, 50, 150, 75], [-20, 0, 50, 50]]);
+    let boxes = json!([[100, 50, 150, 75.123456789], [-20, 0, 50, 50]]);
     let body = json!({"image": inline(&png(200, 100)), "boxes": boxes});
     let response = door.post_json("/v1/segment", &body).await;
     let answer = response.ok();
     assert!(response.header("server-timing").contains("segment;dur="));
     assert_eq!(answer["image"], json!({"width": 200, "height": 100}));
     let [first, second] = &answer["masks"].as_array().unwrap()[..] else { panic!("{answer}") };
-    assert_eq!(first["box"], json!([100.0, 50.0, 150.0, 75.0]));
+    assert_eq!(first["box"], json!([100.0, 50.0, 150.0, 75.123456789]));
     let counts = first["mask"]["counts"].as_str().unwrap();
     let rle = Rle::from_compressed(counts, 200, 100).unwrap();
     assert_eq!(rle.bbox(), Some(BoundingBox::new(100.0, 50.0, 150.0, 75.0)));

@@ -1,6 +1,7 @@
 //! A server without a socket, and what tests send to it.
 
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -9,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http_body_util::BodyExt;
 use metrics_exporter_prometheus::PrometheusHandle;
-use riveg::http::{AppState, HttpOptions, Limits, ServiceInfo, app};
+use riveg::http::{AppState, HttpOptions, Limits, Origins, ServiceInfo, app};
 use riveg::models::{ModelInfo, Result, TagInput, TaggedEntity, Tagger};
 use riveg::pipeline::{Pipeline, PipelineOptions, Roles};
 use riveg::telemetry;
@@ -24,12 +25,22 @@ pub fn limits() -> Limits {
         max_body_bytes: 100_000,
         max_image_side: 400,
         max_image_pixels: 60_000,
+        max_id_bytes: 128,
         max_text_chars: 60,
         max_entities: 4,
         max_batch_items: 3,
         max_boxes: 2,
         timeout_ms: 60_000,
         max_timeout_ms: 120_000,
+    }
+}
+
+fn http_options() -> HttpOptions {
+    HttpOptions {
+        limits: limits(),
+        pixel_budget: 100_000,
+        body_timeout: Duration::from_secs(30),
+        allowed_origins: Origins::Own,
     }
 }
 
@@ -54,12 +65,19 @@ pub struct Response {
 
 impl Door {
     /// A server that is still loading.
-    pub fn loading(allowed_origins: &[&str]) -> Self {
-        let options = HttpOptions {
-            limits: limits(),
-            pixel_budget: 100_000,
-            allowed_origins: allowed_origins.iter().map(|&origin| origin.to_owned()).collect(),
-        };
+    pub fn loading(allowed_origins: &str) -> Self {
+        let allowed_origins = allowed_origins.parse().unwrap();
+        Self::with(HttpOptions { allowed_origins, ..http_options() })
+    }
+
+    /// A server that waits this long for a body; nothing reaches its pipeline.
+    pub fn patient_for(body_timeout: Duration) -> Self {
+        let door = Self::with(HttpOptions { body_timeout, ..http_options() });
+        door.start(common::roles(), common::options());
+        door
+    }
+
+    fn with(options: HttpOptions) -> Self {
         let state = AppState::new(options, recorder());
         Self { app: app(state.clone()), state }
     }
@@ -71,7 +89,7 @@ impl Door {
 
     /// A server over these roles.
     pub fn over(roles: Roles, options: PipelineOptions) -> (Self, Arc<Pipeline>) {
-        let door = Self::loading(&[]);
+        let door = Self::loading("");
         let pipeline = door.start(roles, options);
         (door, pipeline)
     }

@@ -1,8 +1,12 @@
 //! The server's life, and what operators ask.
 
+use std::sync::Arc;
+
+use riveg::models::{ModelError, ModelInfo, Result, TagInput, TaggedEntity, Tagger};
+use riveg::pipeline::Roles;
 use serde_json::json;
 
-use crate::common;
+use crate::common::{self, StubTagger};
 use crate::door::{Door, form, limits, png};
 
 const HEALTH: [&str; 3] = ["/livez", "/startupz", "/readyz"];
@@ -17,7 +21,7 @@ async fn health(door: &Door) -> Vec<u16> {
 
 #[tokio::test]
 async fn loading_then_ready_then_draining() {
-    let door = Door::loading(&[]);
+    let door = Door::loading("");
     assert_eq!(health(&door).await, [200, 503, 503]);
     let detail = door.get("/readyz").await.problem(503, "unavailable");
     assert_eq!(detail, "models are loading");
@@ -31,6 +35,8 @@ async fn loading_then_ready_then_draining() {
 
     door.state.drain();
     assert_eq!(health(&door).await, [200, 200, 503]);
+    let detail = door.get("/readyz").await.problem(503, "unavailable");
+    assert_eq!(detail, "the server is shutting down");
     let detail = door.smner("hi", json!({})).await.problem(503, "unavailable");
     assert_eq!(detail, "the server is shutting down");
     drop(pipeline);
@@ -38,14 +44,48 @@ async fn loading_then_ready_then_draining() {
 
 #[tokio::test]
 async fn a_stopped_pipeline_is_not_ready() {
-    let door = Door::loading(&[]);
+    let door = Door::loading("");
     let pipeline = door.start(common::roles(), common::options());
-    let health = pipeline.health();
+    let executor = pipeline.health();
     // The state holds the other handle: taking the door down lets this one stop the executor.
     door.state.drain();
-    let pipeline = std::sync::Arc::into_inner(pipeline).unwrap();
+    let pipeline = Arc::into_inner(pipeline).unwrap();
     pipeline.shutdown().await;
-    assert_eq!(health.state(), riveg::batch::HealthState::Stopped);
+    assert_eq!(executor.state(), riveg::batch::HealthState::Stopped);
+    assert_eq!(health(&door).await, [200, 200, 503]);
+}
+
+/// A network whose device is gone.
+struct LostTagger;
+
+impl Tagger for LostTagger {
+    fn tag(&self, _inputs: &[TagInput]) -> Result<Vec<Vec<TaggedEntity>>> {
+        let lost = "DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"as this test wants it\")";
+        Err(ModelError::Tensor(candle_core::Error::Msg(lost.into())))
+    }
+
+    fn cost(&self, _input: &TagInput) -> u64 {
+        1
+    }
+
+    fn info(&self) -> ModelInfo {
+        StubTagger::default().info()
+    }
+}
+
+#[tokio::test]
+async fn a_lost_device_is_the_reason_until_the_end() {
+    let roles = Roles { tagger: Arc::new(LostTagger), ..common::roles() };
+    let (door, pipeline) = Door::over(roles, common::options());
+    assert_ne!(door.smner("hi", json!({})).await.status, 200);
+    pipeline.health().ended().await;
+    for _ in 0..2 {
+        let detail = door.get("/readyz").await.problem(503, "unavailable");
+        assert_eq!(detail, "the device is lost");
+        let detail = door.smner("hi", json!({})).await.problem(503, "unavailable");
+        assert_eq!(detail, "the device is lost");
+        door.state.drain();
+    }
 }
 
 #[tokio::test]
@@ -114,11 +154,37 @@ async fn nothing_of_the_pages_comes_from_elsewhere() {
 async fn origins_are_let_in_by_name() {
     use axum::body::Body;
     use axum::http::Request;
-    let door = Door::loading(&["https://a.example"]);
-    for (origin, allowed) in [("https://a.example", "https://a.example"), ("https://b.example", "")]
-    {
+    let (a, b) = ("https://a.example", "https://b.example");
+    for (let_in, origin, allowed) in [(a, a, a), (a, b, ""), ("*", b, "*"), ("", a, "")] {
+        let door = Door::loading(let_in);
         let request = Request::get("/livez").header("origin", origin).body(Body::empty()).unwrap();
         let response = door.send(request).await;
-        assert_eq!(response.header("access-control-allow-origin"), allowed);
+        assert_eq!(response.header("access-control-allow-origin"), allowed, "{let_in} {origin}");
+    }
+}
+
+/// Else a browser's script learns of an error no more than that there was one.
+#[tokio::test]
+async fn errors_reach_the_scripts_of_allowed_origins() {
+    use axum::body::Body;
+    use axum::http::Request;
+    let door = Door::loading("https://a.example");
+    let _pipeline = door.start(common::roles(), common::options());
+    for (method, path, body, status) in [
+        ("POST", "/v1/smner", "{\"text\": 1}", 422),
+        ("POST", "/v1/smner", "{", 400),
+        ("GET", "/v1/smner", "", 405),
+        ("GET", "/v1/nowhere", "", 404),
+    ] {
+        let request = Request::builder().method(method).uri(path);
+        let request = request
+            .header("origin", "https://a.example")
+            .header("content-type", "application/json");
+        let response = door.send(request.body(Body::from(body)).unwrap()).await;
+        assert_eq!(response.status, status, "{path}");
+        assert_eq!(response.header("access-control-allow-origin"), "https://a.example", "{path}");
+        assert!(response.header("access-control-expose-headers").contains("retry-after"), "{path}");
+        assert_eq!(response.header("content-type"), "application/problem+json", "{path}");
+        assert_eq!(response.header("allow"), if status == 405 { "POST" } else { "" });
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use reqwest::{Client, Response, StatusCode};
 use riveg::batch::Cost;
 use riveg::http::server::{Drained, ServerOptions, serve};
-use riveg::pipeline::PipelineOptions;
+use riveg::pipeline::{Pipeline, PipelineOptions};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -16,6 +16,9 @@ use tokio::task::JoinHandle;
 
 use crate::common;
 use crate::door::{Door, GatedTagger};
+
+/// Far longer than anything here takes: only a hang reaches it.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Running {
     address: SocketAddr,
@@ -72,7 +75,7 @@ async fn whoever_sends_too_much_reads_the_answer() {
 /// Clients that send everything before they read anything, as many do.
 #[tokio::test]
 async fn whoever_is_refused_by_the_head_may_send_on_and_read_the_answer() {
-    let door = Door::loading(&[]);
+    let door = Door::loading("");
     let server = Running::start(&door).await;
     let body = vec![b'x'; 8_000_000];
     for (path, status) in [
@@ -109,6 +112,39 @@ async fn a_body_that_ends_early_harms_nobody() {
     server.stop().await;
 }
 
+/// The client asks before it sends; being refused, it has nothing to send, and is answered at once.
+#[tokio::test]
+async fn who_asks_before_sending_too_much_is_not_told_to_continue() {
+    let door = Door::open();
+    let server = Running::start(&door).await;
+    for path in ["/v1/smner", "/v1/nowhere"] {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\
+             expect: 100-continue\r\ncontent-length: 30000000\r\n\r\n"
+        );
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let answer = tokio::time::timeout(PATIENCE, answer(stream)).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 4"), "{path}: {answer}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_is_told_in_time() {
+    let door = Door::patient_for(Duration::from_millis(50));
+    let server = Running::start(&door).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let head = "POST /v1/smner HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\
+                content-length: 500\r\n\r\n{\"text\"";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // Less than a drain of the body would take.
+    let answer = tokio::time::timeout(Duration::from_secs(8), answer(stream)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert!(answer.contains("\"request_timeout\""), "{answer}");
+    server.stop().await;
+}
+
 /// A request for a text alone, sent by hand so that its connection can be dropped.
 async fn ask(address: SocketAddr, text: &str) -> TcpStream {
     let body = json!({"text": text, "options": {"task": "mner"}}).to_string();
@@ -128,6 +164,16 @@ async fn answer(mut stream: TcpStream) -> String {
     answer
 }
 
+/// Waits until the pipeline is full, or no longer is.
+async fn until_full(pipeline: &Pipeline, full: bool) {
+    let waiting = async {
+        while pipeline.refuse_when_full().is_err() != full {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_away_takes_its_work_along() {
     let tagger = Arc::new(GatedTagger::default());
@@ -139,17 +185,11 @@ async fn a_client_that_goes_away_takes_its_work_along() {
     let first = ask(server.address, "first").await;
     tagger.wait_for(1);
     let second = ask(server.address, "second").await;
-    while pipeline.refuse_when_full().is_ok() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until_full(&pipeline, true).await;
     drop(second);
-    while pipeline.refuse_when_full().is_err() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until_full(&pipeline, false).await;
     let third = ask(server.address, "third").await;
-    while pipeline.refuse_when_full().is_ok() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until_full(&pipeline, true).await;
     tagger.open();
     assert!(answer(first).await.starts_with("HTTP/1.1 200 OK"));
     assert!(answer(third).await.starts_with("HTTP/1.1 200 OK"));
@@ -166,9 +206,12 @@ async fn what_is_under_way_is_answered_during_the_drain() {
     let first = ask(address, "first").await;
     tagger.wait_for(1);
     door.state.drain();
+    let ready = server.url("/readyz");
     let stopping = tokio::spawn(server.stop());
-    while TcpStream::connect(address).await.is_ok() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+    // Whoever asks meanwhile hears why not.
+    for _ in 0..20 {
+        let refused = reqwest::get(&ready).await.unwrap();
+        assert_problem(refused, StatusCode::SERVICE_UNAVAILABLE, "unavailable").await;
     }
     tagger.open();
     assert!(answer(first).await.starts_with("HTTP/1.1 200 OK"));

@@ -1,9 +1,10 @@
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::routing::get;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::*;
 
@@ -102,6 +103,79 @@ async fn http2_is_spoken_too() {
     server.stop().await;
 }
 
+/// The preface, SETTINGS, and a GET request for this path on stream 1.
+fn http2_request(path: &str) -> Vec<u8> {
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    // GET, http, and the path as a literal with the static table's name.
+    let mut head = vec![0x82, 0x86, 0x04, path.len() as u8];
+    head.extend_from_slice(path.as_bytes());
+    bytes.extend_from_slice(&[0, 0, head.len() as u8, 1, 5, 0, 0, 0, 1]);
+    bytes.extend_from_slice(&head);
+    bytes
+}
+
+/// Sends pings and reads until the server closes the connection.
+async fn ping_until_closed(stream: &mut TcpStream) -> Vec<u8> {
+    let mut seen = Vec::new();
+    let pinging = async {
+        loop {
+            let mut part = [0_u8; 256];
+            match timeout(Duration::from_millis(5), stream.read(&mut part)).await {
+                Ok(Ok(0) | Err(_)) => break,
+                Ok(Ok(n)) => seen.extend_from_slice(&part[..n]),
+                Err(_elapsed) => {
+                    let _ = stream.write_all(b"\0\0\x08\x06\0\0\0\0\0pingping").await;
+                }
+            }
+        }
+    };
+    timeout(PATIENCE, pinging).await.expect("the server keeps the connection");
+    seen
+}
+
+#[tokio::test]
+async fn an_http2_connection_that_only_pings_is_closed() {
+    let options = ServerOptions { idle_timeout: Duration::from_millis(50), ..Default::default() };
+    let server = Running::start(hello(), options).await;
+    let mut stream = server.connect().await;
+    stream.write_all(&http2_request("/")).await.unwrap();
+    let seen = ping_until_closed(&mut stream).await;
+    assert!(seen.windows(5).any(|part| part == b"hello"));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_http2_connection_with_a_request_is_not_idle() {
+    let (app, entered, release) = held();
+    let options = ServerOptions { idle_timeout: Duration::from_millis(20), ..Default::default() };
+    let server = Running::start(app, options).await;
+    let mut stream = server.connect().await;
+    stream.write_all(&http2_request("/held")).await.unwrap();
+    entered.notified().await;
+    sleep(Duration::from_millis(100)).await;
+    release.notify_one();
+    let seen = ping_until_closed(&mut stream).await;
+    assert!(seen.windows(8).any(|part| part == b"finished"));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn whoever_does_not_read_loses_the_connection() {
+    let large = axum::body::Bytes::from(vec![b'x'; 64 << 20]);
+    let app = hello().route("/large", get(move || async move { large }));
+    let options = ServerOptions {
+        write_timeout: Duration::from_millis(50),
+        max_connections: 1,
+        ..Default::default()
+    };
+    let server = Running::start(app, options).await;
+    let _deaf = server.ask("/large").await;
+    let mut next = server.ask("/").await;
+    assert!(read_until(&mut next, "hello").await.starts_with("HTTP/1.1 200 OK\r\n"));
+    drop(next);
+    assert_eq!(server.stop().await, Drained { cut: 0 });
+}
+
 #[tokio::test]
 async fn slow_heads_are_cut() {
     let options = ServerOptions { header_timeout: Duration::from_millis(50), ..Default::default() };
@@ -130,20 +204,27 @@ async fn slow_answers_outlive_the_header_timeout() {
 }
 
 #[tokio::test]
-async fn requests_in_flight_finish_during_the_drain() {
+async fn requests_in_flight_finish_during_the_drain_and_newcomers_are_heard() {
     let (app, entered, release) = held();
-    let server = Running::start(app, ServerOptions::default()).await;
+    let server = Running::start(app.merge(hello()), ServerOptions::default()).await;
     let address = server.address;
+    let mut kept = server.ask("/").await;
+    read_until(&mut kept, "hello").await;
     let mut stream = server.ask("/held").await;
     entered.notified().await;
-    let stopping = tokio::spawn(server.stop());
-    // The listener goes first; only then is the request let go.
-    while TcpStream::connect(address).await.is_ok() {
-        tokio::task::yield_now().await;
-    }
+    let Running { stop, done, .. } = server;
+    stop.send(()).unwrap();
+    // An idle connection is closed when the drain begins.
+    assert_eq!(read_until(&mut kept, "").await, "");
+    let mut newcomer = TcpStream::connect(address).await.unwrap();
+    newcomer.write_all(b"GET / HTTP/1.1\r\nhost: riveg\r\n\r\n").await.unwrap();
+    assert!(read_until(&mut newcomer, "hello").await.starts_with("HTTP/1.1 200 OK\r\n"));
     release.notify_one();
     assert!(read_until(&mut stream, "").await.ends_with("finished"));
-    assert_eq!(stopping.await.unwrap(), Drained { cut: 0 });
+    // The newcomer is not waited for.
+    assert_eq!(timeout(PATIENCE, done).await.unwrap().unwrap(), Drained { cut: 0 });
+    assert_eq!(read_until(&mut newcomer, "").await, "");
+    assert!(TcpStream::connect(address).await.is_err());
 }
 
 #[tokio::test]
