@@ -151,7 +151,6 @@ fn masks_and_scores_agree() {
 fn full_size_masks_agree() {
     for case in CASES {
         let golden = Golden::load(case);
-        let threshold = golden.sam.config().mask_threshold;
         for index in 0..3 {
             let embedding = golden.encode(index);
             for kind in ["box", "point", "both"] {
@@ -161,7 +160,7 @@ fn full_size_masks_agree() {
                 let mut bits =
                     packed.iter().flat_map(|byte| (0..8).map(move |i| byte >> (7 - i) & 1));
                 for mask in masks.iter().flatten() {
-                    let rle = mask.logits.to_rle(threshold);
+                    let rle = mask.logits.to_rle();
                     let (width, height) = (rle.width() as usize, rle.height() as usize);
                     let expected: Vec<u8> = bits.by_ref().take(width * height).collect();
                     let actual = bitmap(rle.counts(), width, height);

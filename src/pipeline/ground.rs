@@ -12,9 +12,6 @@ use crate::mask::Rle;
 use crate::models::{EntailInput, GroundInput, Grounding, MaskPrediction};
 use crate::vision::{BoundingBox, Picture};
 
-/// Logits above this are inside the mask (SAM's own threshold).
-const MASK_THRESHOLD: f32 = 0.0;
-
 impl Pipeline {
     /// Entails every entity, grounds those that the picture shows, and segments their boxes.
     pub(super) async fn ground(
@@ -146,7 +143,7 @@ async fn upscale(
     predictions: Vec<MaskPrediction>,
 ) -> Result<(Vec<MaskPrediction>, Vec<Rle>), PipelineError> {
     tokio::task::spawn_blocking(move || {
-        let rles = predictions.iter().map(|p| p.logits.to_rle(MASK_THRESHOLD)).collect();
+        let rles = predictions.iter().map(|p| p.logits.to_rle()).collect();
         (predictions, rles)
     })
     .await

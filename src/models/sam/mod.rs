@@ -206,9 +206,11 @@ impl Sam {
             return Err(ModelError::NotFinite("sam mask decoder"));
         }
         let side = 4 * self.config.grid();
-        let stability = stability(&logits, side, &frame, self.config.mask_threshold);
+        let threshold = self.config.mask_threshold;
+        let stability = stability(&logits, side, &frame, threshold);
         let logits = MaskLogits::new(side, side, logits, frame)
-            .map_err(|error| ModelError::Weights(format!("SAM mask: {error}")))?;
+            .map_err(|error| ModelError::Weights(format!("SAM mask: {error}")))?
+            .above(threshold);
         Ok(MaskPrediction { logits, predicted_iou: iou.clamp(0.0, 1.0), stability })
     }
 }
