@@ -313,6 +313,27 @@ fn the_best_of_three_can_answer_a_box() {
     }
 }
 
+/// IoUs above 1 still rank; of equals the first answers.
+#[test]
+fn the_best_of_three_is_chosen_before_clamping() {
+    let sam = load_changed(|tensors, config| {
+        *config = config.replace("\"single\"", "\"best_of_multimask\"");
+        let head = "mask_decoder.iou_prediction_head.layers.1";
+        let weight = tensors[&format!("{head}.weight")].zeros_like().unwrap();
+        tensors.insert(format!("{head}.weight"), weight);
+        let bias = Tensor::new(&[9f32, 1.2, 1.5, 1.5], &Device::Cpu).unwrap();
+        tensors.insert(format!("{head}.bias"), bias);
+    });
+    let (sam, golden) = (sam.unwrap(), Golden::load("tables"));
+    let embedding = golden.encode(0);
+    let all = golden.decode(&embedding, &golden.prompts(0, "box"));
+    let input = SegmentInput { embedding, boxes: golden.boxes(0) };
+    for (masks, chosen) in all.iter().zip(&sam.segment(&[input]).unwrap()[0]) {
+        assert_eq!(chosen.predicted_iou, 1.0);
+        assert_close("chosen", chosen.logits.values(), masks[2].logits.values(), 1e-5);
+    }
+}
+
 /// Another picture size than the checkpoint was made for: positions are interpolated.
 #[test]
 fn another_picture_size_loads() {

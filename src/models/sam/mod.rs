@@ -132,6 +132,19 @@ impl Sam {
         inputs: &[PromptedImage],
         output: MaskOutput,
     ) -> Result<Vec<Vec<Vec<MaskPrediction>>>> {
+        let mut answers = self.decode_all(inputs, output)?;
+        for mask in answers.iter_mut().flatten().flatten() {
+            mask.predicted_iou = mask.predicted_iou.clamp(0.0, 1.0);
+        }
+        Ok(answers)
+    }
+
+    /// What [`Self::segment_prompts`] answers, with the IoUs as the network says them.
+    fn decode_all(
+        &self,
+        inputs: &[PromptedImage],
+        output: MaskOutput,
+    ) -> Result<Vec<Vec<Vec<MaskPrediction>>>> {
         let mut places: Vec<Place> = inputs
             .iter()
             .enumerate()
@@ -200,7 +213,7 @@ impl Sam {
         Ok(self.mask_decoder.forward(cells, &fine, &prompts, masks)?)
     }
 
-    /// One mask with its scores.
+    /// One mask with its scores; the IoU is the network's, which may lie outside `0..=1`.
     fn prediction(&self, logits: Vec<f32>, iou: f32, frame: MaskFrame) -> Result<MaskPrediction> {
         if !iou.is_finite() || logits.iter().any(|logit| !logit.is_finite()) {
             return Err(ModelError::NotFinite("sam mask decoder"));
@@ -211,7 +224,7 @@ impl Sam {
         let logits = MaskLogits::new(side, side, logits, frame)
             .map_err(|error| ModelError::Weights(format!("SAM mask: {error}")))?
             .above(threshold);
-        Ok(MaskPrediction { logits, predicted_iou: iou.clamp(0.0, 1.0), stability })
+        Ok(MaskPrediction { logits, predicted_iou: iou, stability })
     }
 }
 
@@ -256,10 +269,7 @@ impl Segmenter for Sam {
             BoxOutput::Single => MaskOutput::Single,
             BoxOutput::BestOfMultimask => MaskOutput::Multi,
         };
-        let masks = self.segment_prompts(&prompted, output)?;
-        let best = |masks: Vec<MaskPrediction>| {
-            masks.into_iter().max_by(|a, b| a.predicted_iou.total_cmp(&b.predicted_iou))
-        };
+        let masks = self.decode_all(&prompted, output)?;
         Ok(masks.into_iter().map(|masks| masks.into_iter().filter_map(best).collect()).collect())
     }
 
@@ -274,6 +284,18 @@ impl Segmenter for Sam {
     fn info(&self) -> ModelInfo {
         self.info.clone()
     }
+}
+
+/// The mask that the network trusts most, the first of equals. Its IoU is clamped only then: two
+/// may lie above 1.
+fn best(masks: Vec<MaskPrediction>) -> Option<MaskPrediction> {
+    let better = |a: MaskPrediction, b: MaskPrediction| match b.predicted_iou > a.predicted_iou {
+        true => b,
+        false => a,
+    };
+    let mut best = masks.into_iter().reduce(better)?;
+    best.predicted_iou = best.predicted_iou.clamp(0.0, 1.0);
+    Some(best)
 }
 
 /// IoU of the mask at a higher and at a lower threshold, over the cells whose centre the picture
