@@ -11,7 +11,7 @@ use candle_core::{DType, Device, Tensor, safetensors};
 use riveg::models::ofa::{
     ModelConfig, Ofa, OfaEntailer, OfaGrounder, TextBatch, Tokenizer, Vocabulary, Weights,
 };
-use riveg::models::{EntailInput, Entailer, GroundInput, Grounder};
+use riveg::models::{EntailInput, Entailer, GroundInput, Grounder, ModelError};
 use riveg::vision::Picture;
 
 /// Largest error allowed, relative to the largest expected value.
@@ -319,6 +319,38 @@ fn grounding_batched_equals_single() {
     println!("{found} of {} answers are boxes", together.len());
     assert!(found > 0 && found < together.len(), "both kinds of answers must occur");
     assert!(grounder.cost(&inputs[0]) > 0);
+}
+
+#[test]
+fn weights_that_are_not_finite_are_an_error() {
+    let copy = |name: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        for entry in fs::read_dir(folder("fairseq")).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
+        }
+        let file = dir.path().join("model.safetensors");
+        let mut tensors = safetensors::load(&file, &Device::Cpu).unwrap();
+        let nan = tensors[name].affine(0.0, f64::NAN).unwrap();
+        tensors.insert(name.to_owned(), nan);
+        safetensors::save(&tensors, &file).unwrap();
+        dir
+    };
+    let trunk = "encoder.embed_images";
+    for name in ["conv1.weight", "bn1.bias", "layer1.0.conv2.weight", "layer3.0.bn3.bias"] {
+        let dir = copy(&format!("{trunk}.{name}"));
+        let entailer = OfaEntailer::load(dir.path(), &Device::Cpu, DType::F32).unwrap();
+        let grounder = OfaGrounder::load(dir.path(), &Device::Cpu, DType::F32).unwrap();
+        let (picture, expression) = (picture(1, 64, 64), EXPRESSIONS[0].into());
+        let ground = GroundInput { picture, expression };
+        let entail = EntailInput {
+            picture: ground.picture.clone(),
+            expression: ground.expression.clone(),
+            description: None,
+        };
+        assert!(matches!(entailer.entail(&[entail]), Err(ModelError::NotFinite(_))), "{name}");
+        assert!(matches!(grounder.ground(&[ground]), Err(ModelError::NotFinite(_))), "{name}");
+    }
 }
 
 /// Half precision is for accelerators, but the whole way must work in it (candle multiplies no

@@ -249,10 +249,11 @@ fn nothing_in_nothing_out() {
 }
 
 /// Loads a copy of a case whose files `change` was let at.
-fn load_changed(
+fn load_case(
+    case: &str,
     change: impl Fn(&mut HashMap<String, Tensor>, &mut String),
 ) -> Result<Sam, ModelError> {
-    let (from, to) = (folder("tables"), tempfile::tempdir().unwrap());
+    let (from, to) = (folder(case), tempfile::tempdir().unwrap());
     let mut tensors =
         candle_core::safetensors::load(from.join("model.safetensors"), &Device::Cpu).unwrap();
     let mut config = std::fs::read_to_string(from.join("config.json")).unwrap();
@@ -260,6 +261,12 @@ fn load_changed(
     candle_core::safetensors::save(&tensors, to.path().join("model.safetensors")).unwrap();
     std::fs::write(to.path().join("config.json"), config).unwrap();
     Sam::load(to.path(), &Device::Cpu, DType::F32)
+}
+
+fn load_changed(
+    change: impl Fn(&mut HashMap<String, Tensor>, &mut String),
+) -> Result<Sam, ModelError> {
+    load_case("tables", change)
 }
 
 fn poison(tensors: &mut HashMap<String, Tensor>, name: &str) {
@@ -270,15 +277,28 @@ fn poison(tensors: &mut HashMap<String, Tensor>, name: &str) {
 #[test]
 fn nan_in_the_weights_is_reported() {
     let golden = Golden::load("tables");
-    let sam = load_changed(|t, _| poison(t, "image_encoder.blocks.0.mlp.lin1.weight")).unwrap();
-    let error = sam.encode(&[golden.picture(0)]).unwrap_err();
-    assert!(matches!(error, ModelError::NotFinite(_)), "{error}");
+    for (case, name) in [
+        ("tables", "blocks.0.mlp.lin1.weight"),
+        ("convolutional", "stem.weight"),
+        ("convolutional", "stages.0.0.depth.weight"),
+        ("convolutional", "mid.bias"),
+    ] {
+        let sam = load_case(case, |t, _| poison(t, &format!("image_encoder.{name}"))).unwrap();
+        let error = sam.encode(&[golden.picture(0)]).unwrap_err();
+        assert!(matches!(error, ModelError::NotFinite(_)), "{name}: {error}");
+    }
 
     let segment = |sam: &Sam| {
         let embedding = sam.encode(&[golden.picture(0)]).unwrap().remove(0);
         sam.segment(&[SegmentInput { embedding, boxes: golden.boxes(0) }]).unwrap_err()
     };
-    for name in ["output_upscaling.3.bias", "iou_prediction_head.layers.1.bias"] {
+    for name in [
+        "output_upscaling.3.bias",
+        "iou_prediction_head.layers.0.bias",
+        "iou_prediction_head.layers.1.bias",
+        "output_hypernetworks_mlps.0.layers.0.weight",
+        "transformer.layers.0.mlp.lin1.bias",
+    ] {
         let sam = load_changed(|t, _| poison(t, &format!("mask_decoder.{name}"))).unwrap();
         assert!(matches!(segment(&sam), ModelError::NotFinite(_)), "{name}");
     }

@@ -202,6 +202,19 @@ fn entities_carry_code_point_offsets() {
 
 #[test]
 fn weights_that_are_not_finite_are_an_error() {
+    let input = TagInput { text: "lakers".into(), knowledge: None };
+    for name in ["linear.bias", "embedder.transformer_model.embeddings.word_embeddings.weight"] {
+        let answer = poisoned(name).unwrap().tag(std::slice::from_ref(&input));
+        assert!(matches!(answer, Err(ModelError::NotFinite(_))), "{name}");
+    }
+    for name in ["start_transitions", "end_transitions", "transitions"] {
+        let loaded = poisoned(&format!("crf.{name}"));
+        assert!(matches!(loaded, Err(ModelError::NotFinite(_))), "{name}");
+    }
+}
+
+/// The tagger with one tensor that is not a number.
+fn poisoned(name: &str) -> Result<TransformerTagger, ModelError> {
     let golden = Golden::open("bert");
     let dir = tempfile::tempdir().unwrap();
     for file in ["config.json", "tokenizer.json"] {
@@ -209,12 +222,10 @@ fn weights_that_are_not_finite_are_an_error() {
     }
     let mut tensors =
         candle_core::safetensors::load(golden.dir.join("model.safetensors"), &Device::Cpu).unwrap();
-    let bias = tensors["linear.bias"].affine(0.0, f64::NAN).unwrap();
-    tensors.insert("linear.bias".to_owned(), bias);
+    let nan = tensors[name].affine(0.0, f64::NAN).unwrap();
+    tensors.insert(name.to_owned(), nan);
     candle_core::safetensors::save(&tensors, dir.path().join("model.safetensors")).unwrap();
-    let tagger = TransformerTagger::load(dir.path(), &Device::Cpu, DType::F32).unwrap();
-    let input = TagInput { text: "lakers".into(), knowledge: None };
-    assert!(matches!(tagger.tag(&[input]), Err(ModelError::NotFinite(_))));
+    TransformerTagger::load(dir.path(), &Device::Cpu, DType::F32)
 }
 
 #[test]

@@ -7,7 +7,7 @@ use candle_nn::{Init, LayerNorm, Linear, VarBuilder, layer_norm, linear, ops::so
 use tokenizers::Tokenizer;
 
 use super::config::Config;
-use crate::models::{EntityType, ModelError, Result};
+use crate::models::{EntityType, ModelError, Result, ops};
 
 /// Epsilon of the layer normalisations.
 const EPSILON: f64 = 1e-5;
@@ -175,10 +175,10 @@ impl TextEncoder {
         let x = (self.word.forward(&words)? + position)?.broadcast_add(&kind)?;
         let [before, between, after] = &self.norms;
         let x = (&x + self.attention(&before.forward(&x)?)?)?;
-        let hidden = self.up.forward(&between.forward(&x)?)?.relu()?;
+        let hidden = ops::relu(&self.up.forward(&between.forward(&x)?)?)?;
         let x = after.forward(&(&x + self.back.forward(&hidden)?)?)?;
         let weights = softmax_last_dim(&self.pool.forward(&x)?.t()?.contiguous()?)?;
-        Ok(self.last.forward(&weights.matmul(&x)?)?.relu()?)
+        Ok(ops::relu(&self.last.forward(&weights.matmul(&x)?)?)?)
     }
 
     fn attention(&self, x: &Tensor) -> Result<Tensor> {

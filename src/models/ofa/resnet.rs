@@ -6,6 +6,7 @@ use candle_nn::{Conv2d, Conv2dConfig, Module, VarBuilder};
 
 use super::config::Config;
 use crate::models::Result;
+use crate::models::ops::relu;
 
 /// Epsilon of batch normalisation.
 const EPS: f64 = 1e-5;
@@ -97,14 +98,14 @@ impl Bottleneck {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = self.reduce.forward(x)?.relu()?;
-        let y = self.spatial.forward(&y)?.relu()?;
+        let y = relu(&self.reduce.forward(x)?)?;
+        let y = relu(&self.spatial.forward(&y)?)?;
         let y = self.expand.forward(&y)?;
         let y = match &self.shortcut {
             Some(shortcut) => (y + shortcut.forward(x)?)?,
             None => (y + x)?,
         };
-        Ok(y.relu()?)
+        Ok(relu(&y)?)
     }
 }
 
@@ -144,7 +145,7 @@ impl Trunk {
     /// # Errors
     /// A tensor operation failed.
     pub fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
-        let x = self.stem.forward(pixels)?.relu()?;
+        let x = relu(&self.stem.forward(pixels)?)?;
         // After the ReLU nothing is negative, so padding with zeros pads with the minimum.
         let x = x.pad_with_zeros(2, 1, 1)?.pad_with_zeros(3, 1, 1)?;
         let mut x = x.max_pool2d_with_stride(3, 2)?;

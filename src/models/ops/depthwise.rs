@@ -58,7 +58,7 @@ impl Depthwise {
         }
         let channels = self.bias.elem_count();
         let y = x.conv2d(&self.weight, 0, self.stride, 1, channels)?;
-        self.activation.compose(&y.broadcast_add(&self.bias.reshape((1, channels, 1, 1))?)?)
+        self.activation.apply(&y.broadcast_add(&self.bias.reshape((1, channels, 1, 1))?)?)
     }
 
     /// Zeros before and after a side of this length.

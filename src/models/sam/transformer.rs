@@ -12,6 +12,7 @@ use candle_nn::{LayerNorm, Module, VarBuilder, layer_norm};
 
 use super::config::Config;
 use super::ops::{Linear, attend, join_heads, split_heads};
+use crate::models::ops::relu;
 
 /// `torch.nn.LayerNorm`'s default.
 const EPS: f64 = 1e-5;
@@ -138,7 +139,7 @@ impl Layer {
         let queries = self.norm1.forward(&queries)?;
         let attended = self.tokens_to_cells.forward(&(&queries + pe)?, cells)?;
         let queries = self.norm2.forward(&(queries + attended)?)?;
-        let hidden = self.up.forward(&queries)?.relu()?;
+        let hidden = relu(&self.up.forward(&queries)?)?;
         let queries = self.norm3.forward(&(&queries + self.down.forward(&hidden)?)?)?;
         let values = self.cells_to_tokens.forward(cells, &(&queries + pe)?, &queries)?;
         let values = self.norm4.forward(&values)?;

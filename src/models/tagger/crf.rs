@@ -8,7 +8,7 @@ use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 
 use super::labels::{LabelSet, WordSpan};
-use crate::models::Result;
+use crate::models::{ModelError, Result};
 
 /// The parameters, on the host.
 #[derive(Debug, Clone)]
@@ -31,10 +31,15 @@ impl Crf {
     /// Reads `start_transitions [L]`, `end_transitions [L]`, `transitions [L, L]`.
     ///
     /// # Errors
-    /// A tensor is missing or has another shape.
+    /// A tensor is missing, has another shape, or holds a value that is not finite: decoding
+    /// compares, and comparisons hide it.
     pub fn load(labels: usize, vb: &VarBuilder) -> Result<Self> {
-        let host = |tensor: Tensor| -> candle_core::Result<Vec<f32>> {
-            tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1()
+        let host = |tensor: Tensor| -> Result<Vec<f32>> {
+            let values: Vec<f32> = tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?;
+            match values.iter().all(|value| value.is_finite()) {
+                true => Ok(values),
+                false => Err(ModelError::NotFinite("tagger, transitions")),
+            }
         };
         Ok(Self {
             labels,

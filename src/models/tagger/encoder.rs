@@ -12,6 +12,7 @@ use candle_nn::{
 
 use super::config::{EncoderConfig, Family};
 use crate::models::Result;
+use crate::models::ops::relu;
 
 /// The encoder.
 #[derive(Debug)]
@@ -153,8 +154,15 @@ impl Layer {
     fn forward(&self, x: &Tensor, bias: Option<&Tensor>) -> candle_core::Result<Tensor> {
         let attended = self.attention_output.forward(&self.attend(x, bias)?)?;
         let x = self.attention_norm.forward(&(attended + x)?)?;
-        let inner = self.activation.forward(&self.intermediate.forward(&x)?)?;
+        let inner = self.activate(&self.intermediate.forward(&x)?)?;
         self.output_norm.forward(&(self.output.forward(&inner)? + x)?)
+    }
+
+    fn activate(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        match self.activation {
+            Activation::Relu => relu(x),
+            other => other.forward(x),
+        }
     }
 
     fn attend(&self, x: &Tensor, bias: Option<&Tensor>) -> candle_core::Result<Tensor> {
