@@ -1,7 +1,7 @@
 //! The whole network: trunk, text encoder, and the heads where both meet.
 
 use candle_core::{DType, Module, Tensor};
-use candle_nn::{Linear, VarBuilder, linear, ops::softmax_last_dim};
+use candle_nn::{Linear, VarBuilder, linear};
 
 use super::config::Config;
 use super::text::{TextEncoder, Tokens};
@@ -111,7 +111,7 @@ impl Dense {
     /// # Errors
     /// A tensor operation failed.
     pub fn judge(&self, scene: &Scene, text: &Tensor, maps: &Maps) -> Result<f32> {
-        let seen = softmax_last_dim(&maps.selection_row)?.matmul(&scene.cells)?;
+        let seen = ops::softmax_f32(&maps.selection_row)?.matmul(&scene.cells)?;
         let asked = self.judge_text.forward(text)?;
         let gate = (asked.tanh()? + 1.0)?;
         let hidden = (self.judge_cell.forward(&seen)? * gate)?;

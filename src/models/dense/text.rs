@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use candle_core::{D, DType, Device, Module, Tensor};
-use candle_nn::{Init, LayerNorm, Linear, VarBuilder, layer_norm, linear, ops::softmax_last_dim};
+use candle_nn::{Init, LayerNorm, Linear, VarBuilder, layer_norm, linear};
 use tokenizers::Tokenizer;
 
 use super::config::Config;
@@ -177,7 +177,7 @@ impl TextEncoder {
         let x = (&x + self.attention(&before.forward(&x)?)?)?;
         let hidden = ops::relu(&self.up.forward(&between.forward(&x)?)?)?;
         let x = after.forward(&(&x + self.back.forward(&hidden)?)?)?;
-        let weights = softmax_last_dim(&self.pool.forward(&x)?.t()?.contiguous()?)?;
+        let weights = ops::softmax_f32(&self.pool.forward(&x)?.t()?.contiguous()?)?;
         Ok(ops::relu(&self.last.forward(&weights.matmul(&x)?)?)?)
     }
 
@@ -188,7 +188,7 @@ impl TextEncoder {
         let part = |i: usize| qkv.narrow(1, i, 1)?.squeeze(1)?.transpose(0, 1)?.contiguous();
         let (q, k, v) = (part(0)?, part(1)?, part(2)?);
         let scores = (q.matmul(&k.t()?.contiguous()?)? / (width as f64).sqrt())?;
-        let mixed = softmax_last_dim(&scores)?.matmul(&v)?;
+        let mixed = ops::softmax_f32(&scores)?.matmul(&v)?;
         Ok(self.out.forward(&mixed.transpose(0, 1)?.contiguous()?.flatten_from(D::Minus2)?)?)
     }
 }

@@ -6,9 +6,11 @@
 
 mod activation;
 mod depthwise;
+mod softmax;
 
 pub use activation::{Activation, bias_activate, clamp, relu};
 pub use depthwise::Depthwise;
+pub use softmax::softmax_f32;
 
 use candle_core::{CpuStorage, DType, Error, Layout, Result, Tensor};
 

@@ -7,12 +7,11 @@
 //! projection's bias.
 
 use candle_core::{Result, Tensor};
-use candle_nn::ops::softmax_last_dim;
 use candle_nn::{LayerNorm, Module, VarBuilder, layer_norm};
 
 use super::config::Config;
 use super::ops::{Linear, attend, join_heads, split_heads};
-use crate::models::ops::relu;
+use crate::models::ops::{relu, softmax_f32};
 
 /// `torch.nn.LayerNorm`'s default.
 const EPS: f64 = 1e-5;
@@ -248,7 +247,7 @@ impl CellsToTokens {
             let keys = keys.reshape((*heads, count * length, dim))?.transpose(1, 2)?;
             let scores = q.get(picture)?.matmul(&keys)?;
             let scores = scores.reshape((*heads, count_cells, count, length))?;
-            let weights = softmax_last_dim(&scores.permute((2, 0, 1, 3))?.contiguous()?)?;
+            let weights = softmax_f32(&scores.permute((2, 0, 1, 3))?.contiguous()?)?;
             let attended = weights.matmul(&v.narrow(0, first, count)?)?;
             let gathered = out.forward(&join_heads(&attended)?)?;
             gathered.broadcast_add(&cells.values.get(picture)?)

@@ -7,12 +7,12 @@
 
 use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::{
-    Activation, Embedding, LayerNorm, Linear, VarBuilder, embedding, layer_norm, linear, ops,
+    Activation, Embedding, LayerNorm, Linear, VarBuilder, embedding, layer_norm, linear,
 };
 
 use super::config::{EncoderConfig, Family};
 use crate::models::Result;
-use crate::models::ops::relu;
+use crate::models::ops::{relu, softmax_f32};
 
 /// The encoder.
 #[derive(Debug)]
@@ -181,7 +181,7 @@ impl Layer {
         if let Some(bias) = bias {
             scores = scores.broadcast_add(bias)?;
         }
-        let context = ops::softmax_last_dim(&scores)?.matmul(&value)?;
+        let context = softmax_f32(&scores)?.matmul(&value)?;
         context.transpose(1, 2)?.reshape((batch, length, hidden))
     }
 }
