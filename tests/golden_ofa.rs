@@ -371,6 +371,19 @@ fn half_precision_stays_near() {
     let error = exact.iter().zip(&half).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
     println!("F16: {error:.1e}");
     assert!(error < 0.01, "{exact:?} {half:?}");
+    // Unlike its tokens, the answers' scores are not rounded to F16.
+    let case = Case::open("fairseq");
+    let weights = Weights::open(&folder("fairseq"), DType::F16, &Device::Cpu).unwrap();
+    let network = Ofa::new(&case.config.network(), case.config.grid(), weights.builder).unwrap();
+    let pixels = case.golden["pixels"].to_dtype(DType::F16).unwrap();
+    let image = network.encoder().image_tokens(&pixels).unwrap();
+    let encoded = network.encoder().forward(&image, &case.batch(&case.texts(0))).unwrap();
+    let prompts = case.batch(&case.texts(1));
+    let logits = network.answer_logits(&encoded, &prompts, &[117, 42, 350]).unwrap();
+    let logits = Tensor::new(logits, &Device::Cpu).unwrap();
+    let rounded = logits.to_dtype(DType::F16).unwrap().to_dtype(DType::F32).unwrap();
+    let lost = (logits - rounded).unwrap().abs().unwrap().max_all().unwrap();
+    assert!(lost.to_scalar::<f32>().unwrap() > 0.0);
     let grounder = OfaGrounder::load(&folder("fairseq"), &Device::Cpu, DType::F16).unwrap();
     let input = GroundInput { picture: picture(1, 64, 64), expression: EXPRESSIONS[0].into() };
     grounder.ground(&[input.clone(), input]).unwrap();

@@ -237,14 +237,15 @@ impl Decoder {
         Ok(logits.to_dtype(DType::F32)?)
     }
 
-    /// Scores of some tokens after hidden states `[n, d_model]`, in f32: `[n, tokens.len()]`.
+    /// Scores of some tokens after hidden states `[n, d_model]`, computed in f32, since answers may
+    /// be close: `[n, tokens.len()]`.
     ///
     /// # Errors
     /// A tensor operation failed.
     pub fn logits_of(&self, hidden: &Tensor, tokens: &[u32]) -> Result<Tensor> {
         let index = Tensor::new(tokens, hidden.device())?;
-        let rows = self.tokens.embeddings().index_select(&index, 0)?;
-        Ok(hidden.matmul(&rows.t()?)?.to_dtype(DType::F32)?)
+        let rows = self.tokens.embeddings().index_select(&index, 0)?.to_dtype(DType::F32)?;
+        Ok(hidden.to_dtype(DType::F32)?.matmul(&rows.t()?)?)
     }
 }
 

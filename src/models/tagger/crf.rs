@@ -28,14 +28,16 @@ pub struct Lattice {
 }
 
 impl Crf {
-    /// Reads `start_transitions [L]`, `end_transitions [L]`, `transitions [L, L]`.
+    /// Reads `start_transitions [L]`, `end_transitions [L]`, `transitions [L, L]`, in single
+    /// precision whatever the type of the network: they are few, and decide between labels.
     ///
     /// # Errors
     /// A tensor is missing, has another shape, or holds a value that is not finite: decoding
     /// compares, and comparisons hide it.
     pub fn load(labels: usize, vb: &VarBuilder) -> Result<Self> {
+        let vb = vb.to_dtype(DType::F32);
         let host = |tensor: Tensor| -> Result<Vec<f32>> {
-            let values: Vec<f32> = tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?;
+            let values: Vec<f32> = tensor.flatten_all()?.to_vec1()?;
             match values.iter().all(|value| value.is_finite()) {
                 true => Ok(values),
                 false => Err(ModelError::NotFinite("tagger, transitions")),
@@ -177,6 +179,10 @@ fn log_sum_exp(values: impl Iterator<Item = f64> + Clone) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
+    use candle_core::Device;
+
     use super::*;
 
     fn tiny() -> (Crf, LabelSet) {
@@ -231,6 +237,18 @@ mod tests {
                 assert!((found - expected).abs() < 1e-6, "{path:?} {span:?} {found} {expected}");
             }
         }
+    }
+
+    #[test]
+    fn half_precision_does_not_reach_the_parameters() {
+        let values = |shape: &[usize]| Tensor::full(0.1f32, shape, &Device::Cpu).unwrap();
+        let tensors = [("start_transitions", 3), ("end_transitions", 3)];
+        let mut tensors: HashMap<String, Tensor> =
+            tensors.into_iter().map(|(name, n)| (name.to_owned(), values(&[n]))).collect();
+        tensors.insert("transitions".to_owned(), values(&[3, 3]));
+        let vb = VarBuilder::from_tensors(tensors, DType::F16, &Device::Cpu);
+        let crf = Crf::load(3, &vb).unwrap();
+        assert!([crf.start, crf.end, crf.transitions].iter().flatten().all(|&value| value == 0.1));
     }
 
     #[test]
