@@ -145,6 +145,39 @@ fn masks_and_scores_agree() {
     }
 }
 
+/// Clamping hides differences, so most predicted IoUs must be untouched by it; some must not be.
+#[test]
+fn the_references_ious_are_mostly_within_reach() {
+    let mut over = 0;
+    for case in CASES {
+        let golden = Golden::load(case);
+        let ious = (0..3).flat_map(|index| {
+            ["box", "point", "both"].map(|kind| golden.floats(index, &format!("{kind}.iou")))
+        });
+        let ious: Vec<f32> = ious.flatten().collect();
+        let within = ious.iter().filter(|iou| (0.1..0.9).contains(*iou)).count();
+        assert!(within * 3 > ious.len() * 2, "{case}: {within} of {}", ious.len());
+        over += ious.iter().filter(|&&iou| iou > 1.0).count();
+    }
+    assert!(over > 0);
+}
+
+/// The state dict as PyTorch saves it, which is how Meta released theirs.
+#[test]
+fn a_pytorch_file_is_the_same_network() {
+    let (golden, dir) = (Golden::load("tables"), tempfile::tempdir().unwrap());
+    std::fs::copy(folder("tables.pth"), dir.path().join("model.pth")).unwrap();
+    std::fs::copy(folder("tables").join("config.json"), dir.path().join("config.json")).unwrap();
+    let sam = Sam::load(dir.path(), &Device::Cpu, DType::F32).unwrap();
+    assert_eq!(sam.info().parameters, golden.sam.info().parameters);
+    let embedding = sam.encode(&[golden.picture(0)]).unwrap().remove(0);
+    assert_close("embedding", &floats(&embedding.cells), &floats(&golden.embedding(0)), TOLERANCE);
+    let masks = Golden { sam, ..golden };
+    let expected = masks.floats(0, "box.logits");
+    let masks = masks.decode(&embedding, &masks.prompts(0, "box"));
+    assert_close("logits", &logits(&masks), &expected, TOLERANCE);
+}
+
 /// The whole chain to the picture's pixels: both bilinear steps, cropping, threshold. A pixel may
 /// differ only where rounding puts the reference's logit on the other side of the threshold.
 #[test]

@@ -1,8 +1,8 @@
 //! SAM: box- and point-prompted segmentation (Kirillov et al., "Segment Anything", 2023).
 //!
 //! Reference implementation: Meta's `segment-anything` 1.0; the state dict has its names
-//! (`image_encoder.*`, `prompt_encoder.*`, `mask_decoder.*`), so released checkpoints load as they
-//! are. Every size comes from [`Config`]; [`Config::vit_b`], [`Config::vit_l`] and
+//! (`image_encoder.*`, `prompt_encoder.*`, `mask_decoder.*`), so a released checkpoint loads as it
+//! is, under the name `model.pth`. Every size comes from [`Config`]; [`Config::vit_b`], [`Config::vit_l`] and
 //! [`Config::vit_h`] are the released ones. Held to the reference by `tests/golden_sam.rs`.
 //!
 //! A convolutional encoder may take the vision transformer's place
@@ -45,6 +45,8 @@ use mask_decoder::{Decoded, MaskDecoder};
 use prompt::PromptEncoder;
 use transformer::Cells;
 
+/// Names that a pack's weight file may have, in order of preference.
+const FILES: [&str; 2] = ["model.safetensors", "model.pth"];
 /// How many prompts are decoded in one pass: what a prompt needs on the way (cells, upscaled cells)
 /// is much larger than its mask.
 const PROMPTS_AT_ONCE: usize = 16;
@@ -88,13 +90,14 @@ struct Place {
 }
 
 impl Sam {
-    /// Loads `config.json` and `model.safetensors` from `dir`. Weights are converted to `dtype`.
+    /// Loads `config.json` and `model.safetensors` or `model.pth` from `dir`. Weights are converted
+    /// to `dtype`.
     ///
     /// # Errors
     /// When a file is missing, is not what it should be, or lacks a tensor of the right shape.
     pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self> {
         let config = Config::read(&dir.join("config.json"))?;
-        let weights = Checkpoint::open(dir, &["model.safetensors"], None, dtype, device)?;
+        let weights = Checkpoint::open(dir, &FILES, None, dtype, device)?;
         let info = weights.info("sam", |_| true);
         Self::new(config, weights.builder, info)
     }
