@@ -2,11 +2,13 @@
 //! (`training/golden/tagger.py`).
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 use riveg::models::tagger::crf::Crf;
 use riveg::models::tagger::input::Preprocessor;
+use riveg::models::tagger::labels::LabelSet;
 use riveg::models::tagger::{Config, Labelling, TransformerTagger, WordInput};
 use riveg::models::{ModelError, TagInput, Tagger};
 use serde::Deserialize;
@@ -147,6 +149,32 @@ fn both_scopes() {
         let seen = if sees_knowledge { case.firsts.len() } else { case.sentence };
         assert_eq!(labelling.path.len(), seen, "{name}");
     }
+}
+
+/// A CRF over the whole sequence finds entities in the knowledge too; none of them is answered.
+#[test]
+fn entities_of_the_knowledge_are_no_answers() {
+    let golden = Golden::open("xlm_roberta");
+    let tagger = golden.tagger();
+    let labels = LabelSet::parse(&Config::read(&golden.dir).unwrap().labels).unwrap();
+    let mut outside = 0;
+    for case in golden.cases.iter().filter(|case| !case.knowledge.is_empty()) {
+        let (words, knowledge) = (borrow(&case.words), borrow(&case.knowledge));
+        let input = WordInput { words: &words, knowledge: &knowledge };
+        let found = tagger.tag_words(&[input]).unwrap().remove(0);
+        let found: Vec<_> = found.iter().map(|entity| (entity.start, entity.end)).collect();
+        let all = labels.spans(&case.path).into_iter().map(|span| (span.start, span.end));
+        let (inside, beyond): (Vec<_>, Vec<_>) = all.partition(|span| span.1 <= case.sentence);
+        assert_eq!(found, inside, "{}", case.name);
+        outside += beyond.len();
+
+        let text: Arc<str> = case.words.join(" ").into();
+        let knowledge = Some(case.knowledge.join(" ").into());
+        let answer = tagger.tag(&[TagInput { text: text.clone(), knowledge }]).unwrap().remove(0);
+        let length = text.chars().count();
+        assert!(answer.iter().all(|entity| entity.span.end <= length), "{}", case.name);
+    }
+    assert!(outside > 0, "no entity is beyond its sentence");
 }
 
 #[test]
