@@ -56,7 +56,7 @@ impl Encoder {
             norm: layer_norm(hidden, config.layer_norm_eps, vb_embeddings.pp("LayerNorm"))?,
             layers,
             family: config.model_type,
-            pad: config.pad_token_id,
+            pad: config.pad(),
         })
     }
 
