@@ -10,6 +10,7 @@ pub mod dense;
 mod entity;
 mod error;
 mod expander;
+mod expression;
 mod memo;
 pub mod ofa;
 pub mod ops;

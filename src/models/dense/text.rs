@@ -7,6 +7,7 @@ use candle_nn::{Init, LayerNorm, Linear, VarBuilder, layer_norm, linear};
 use tokenizers::Tokenizer;
 
 use super::config::Config;
+use crate::models::expression::Expression;
 use crate::models::{EntityType, ModelError, Result, ops};
 
 /// Epsilon of the layer normalisations.
@@ -61,12 +62,16 @@ impl ExpressionTokenizer {
         Ok(Self { tokenizer, name_tokens, tail_tokens, unknown })
     }
 
-    /// The word pieces of an expression; never none.
+    /// The word pieces of an expression; never none. A text of another form is an expansion without
+    /// name or type.
     ///
     /// # Errors
     /// The tokenizer failed.
     pub fn encode(&self, expression: &str) -> Result<Tokens> {
-        let (name, kind, tail) = split(expression);
+        let (name, kind, tail) = match Expression::parse(expression) {
+            Some(Expression { name, kind, expansion }) => (name, kind as u32, expansion),
+            None => ("", NO_TYPE, expression),
+        };
         let mut ids = self.pieces(name, self.name_tokens)?;
         let mut positions: Vec<u32> = (0..ids.len() as u32).collect();
         let tail = self.pieces(tail, self.tail_tokens)?;
@@ -87,19 +92,6 @@ impl ExpressionTokenizer {
             .map_err(|error| ModelError::Tokenizer(error.to_string()))?;
         Ok(encoding.get_ids().iter().copied().take(limit).collect())
     }
-}
-
-/// Name, type and expansion of `{name} ({TYPE})-{expansion}`, at the last place that looks so. Any
-/// other text is an expansion without name or type.
-fn split(expression: &str) -> (&str, u32, &str) {
-    let mark = |kind: EntityType| {
-        let mark = format!("({kind})-");
-        expression.rfind(&mark).map(|at| (at, at + mark.len(), kind))
-    };
-    let Some((at, end, kind)) = EntityType::ALL.into_iter().filter_map(mark).max() else {
-        return ("", NO_TYPE, expression);
-    };
-    (&expression[..at], kind as u32, &expression[end..])
 }
 
 /// One transformer layer over the word pieces, and attention pooling.
@@ -190,20 +182,5 @@ impl TextEncoder {
         let scores = (q.matmul(&k.t()?.contiguous()?)? / (width as f64).sqrt())?;
         let mixed = ops::softmax_f32(&scores)?.matmul(&v)?;
         Ok(self.out.forward(&mixed.transpose(0, 1)?.contiguous()?.flatten_from(D::Minus2)?)?)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_expression_is_split_at_its_last_type() {
-        assert_eq!(split("LeBron James (PER)-an athlete"), ("LeBron James ", 0, "an athlete"));
-        assert_eq!(split("A (ORG)-b (MISC)-a thing"), ("A (ORG)-b ", 3, "a thing"));
-        assert_eq!(split("Zoë (LOC)-"), ("Zoë ", 1, ""));
-        assert_eq!(split("(PER)-a person"), ("", 0, "a person"));
-        assert_eq!(split("a dog"), ("", NO_TYPE, "a dog"));
-        assert_eq!(split("x (OTHER)-y"), ("", NO_TYPE, "x (OTHER)-y"));
     }
 }
