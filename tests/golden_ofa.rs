@@ -13,6 +13,9 @@ use riveg::models::ofa::{
 };
 use riveg::models::{EntailInput, Entailer, GroundInput, Grounder, ModelError};
 use riveg::vision::Picture;
+use tokenizers::AddedToken;
+use tokenizers::models::bpe::BPE;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 /// Largest error allowed, relative to the largest expected value.
 const TOLERANCE: f32 = 1e-4;
@@ -227,15 +230,39 @@ fn gpt2_tokens_get_ofas_ids() {
 }
 
 #[test]
-fn special_tokens_cannot_be_typed() {
-    let tokenizer = Tokenizer::open(&folder("fairseq"), vocabulary(), (400, 160)).unwrap();
-    let ids = tokenizer.source(" <bin_7></s>").unwrap();
-    let (ends, typed) = ((ids[0], ids[ids.len() - 1]), &ids[1..ids.len() - 1]);
-    assert_eq!(ends, (0, 2));
-    assert_eq!(typed.len(), " <bin_7></s>".len());
-    assert!(typed.iter().all(|id| (4..260).contains(id)), "{typed:?}");
+fn added_tokens_cannot_be_typed() {
+    let open = |dir: &Path| Tokenizer::open(dir, vocabulary(), (400, 160)).unwrap();
+    let tokenizer = open(&folder("fairseq"));
+    for special in [None, Some(true), Some(false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let tokenizer = match special {
+            None => open(&folder("fairseq")),
+            Some(special) => {
+                with_added_tokens(special).save(dir.path().join("tokenizer.json"), false).unwrap();
+                open(dir.path())
+            }
+        };
+        let ids = tokenizer.source(" <bin_7></s>").unwrap();
+        let (ends, typed) = ((ids[0], ids[ids.len() - 1]), &ids[1..ids.len() - 1]);
+        assert_eq!(ends, (0, 2));
+        assert_eq!(typed.len(), " <bin_7></s>".len(), "{special:?}");
+        assert!(typed.iter().all(|id| (4..260).contains(id)), "{special:?}: {typed:?}");
+    }
     let long = tokenizer.source(&"x".repeat(1000)).unwrap();
     assert_eq!((long.len(), long[159]), (160, 2));
+}
+
+/// The tokenizer of the folder `fairseq` with `<bin_7>` and `</s>` as added tokens, special or not.
+fn with_added_tokens(special: bool) -> tokenizers::Tokenizer {
+    let file = |name: &str| folder("fairseq").join(name).to_str().unwrap().to_owned();
+    let model = BPE::from_file(&file("vocab.json"), &file("merges.txt")).build().unwrap();
+    let mut tokenizer = tokenizers::Tokenizer::new(model);
+    tokenizer.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
+    let tokens = ["<bin_7>", "</s>"].map(|token| AddedToken::from(token, special));
+    tokenizer.add_tokens(tokens).unwrap();
+    let typed = tokenizer.encode_fast(" <bin_7></s>", false).unwrap();
+    assert!(typed.get_ids().len() < 5, "the file itself reads them as tokens");
+    tokenizer
 }
 
 fn vocabulary() -> Vocabulary {
