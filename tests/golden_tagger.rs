@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use riveg::models::tagger::crf::Crf;
 use riveg::models::tagger::input::Preprocessor;
@@ -113,6 +113,30 @@ fn emissions_and_paths_in_one_padded_batch_and_alone() {
                 assert_eq!(labelling.sentence, case.sentence);
             }
         }
+    }
+}
+
+/// Half precision is for accelerators, but the whole way must work in it. Only the encoder runs in
+/// it: emissions are not rounded to F16.
+#[test]
+fn half_precision_stays_close() {
+    for name in BOTH {
+        let golden = Golden::open(name);
+        let tagger = TransformerTagger::load(&golden.dir, &Device::Cpu, DType::F16).unwrap();
+        let all: Vec<&Case> = golden.cases.iter().collect();
+        let mut rounded = true;
+        for (case, labelling) in all.iter().zip(golden.label(&tagger, &all)) {
+            let largest = case.emissions.iter().fold(0f32, |max, value| max.max(value.abs()));
+            for (found, expected) in labelling.emissions.iter().zip(&case.emissions) {
+                let error = (found - expected).abs() / largest;
+                assert!(error < 0.01, "{name}, {}: {found} for {expected}", case.name);
+            }
+            let emissions = Tensor::new(labelling.emissions.as_slice(), &Device::Cpu).unwrap();
+            let half = emissions.to_dtype(DType::F16).unwrap().to_dtype(DType::F32).unwrap();
+            rounded &= half.to_vec1::<f32>().unwrap() == labelling.emissions;
+            assert_eq!(labelling.path, case.path, "{name}, {}", case.name);
+        }
+        assert!(!rounded, "{name}");
     }
 }
 
