@@ -395,9 +395,14 @@ fn another_picture_size_loads() {
     let golden = Golden::load("tables");
     let embedding = sam.encode(&[golden.picture(0)]).unwrap().remove(0);
     assert_eq!(embedding.cells.dims(), [36, 16]);
+    let expected = golden.expected["resized.embedding"].flatten_from(1).unwrap().t().unwrap();
+    assert_close("embedding", &floats(&embedding.cells), &floats(&expected), TOLERANCE);
     let input = SegmentInput { embedding, boxes: golden.boxes(0) };
     let masks = sam.segment(&[input]).unwrap().remove(0);
     assert_eq!((masks[0].logits.width(), masks[0].logits.height()), (24, 24));
+    let single = golden.expected["resized.box.logits"].narrow(1, 0, 1).unwrap();
+    let masks: Vec<_> = masks.into_iter().map(|mask| vec![mask]).collect();
+    assert_close("logits", &logits(&masks), &floats(&single), TOLERANCE);
 }
 
 #[test]
