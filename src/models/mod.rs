@@ -14,6 +14,7 @@ mod expression;
 mod memo;
 pub mod ofa;
 pub mod ops;
+mod pixels;
 pub mod pyramid;
 mod roles;
 pub mod sam;
