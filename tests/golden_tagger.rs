@@ -163,7 +163,7 @@ fn marginals_are_those_of_brute_force() {
     }
 }
 
-/// The scope decides what the CRF sees; with random weights the knowledge changes the labels.
+/// The scope decides how many words the CRF sees.
 #[test]
 fn both_scopes() {
     for (name, sees_knowledge) in [("bert", false), ("xlm_roberta", true)] {

@@ -26,7 +26,7 @@ struct PassBias<'a> {
     own: Tensor,
     /// `[1, heads, 1, new, source]`.
     cross: &'a Tensor,
-    /// `[batch, 1, 1, 1, source]`.
+    /// `[batch, 1, 1, source]`.
     source_mask: Option<&'a Tensor>,
 }
 
@@ -116,8 +116,7 @@ impl Layer {
         // Every row has the same position bias.
         let shape = (1, heads, each, new, bias.cross.dim(4)?);
         let position = bias.cross.broadcast_as(shape)?.flatten(2, 3)?;
-        let mask = bias.source_mask.map(|m| m.squeeze(1)).transpose()?;
-        let parts: Vec<&Tensor> = std::iter::once(&position).chain(mask.as_ref()).collect();
+        let parts: Vec<&Tensor> = std::iter::once(&position).chain(bias.source_mask).collect();
         let out = attention.attend(&queries, memory, &parts)?;
         Ok(attention.project(&out)?.reshape((rows, new, d))?)
     }
@@ -189,7 +188,7 @@ impl Decoder {
         };
         Ok(DecoderState {
             layers: self.layers.iter().map(cache).collect::<Result<_>>()?,
-            source_mask: encoded.mask.as_ref().map(|m| m.unsqueeze(1)).transpose()?,
+            source_mask: encoded.mask.clone(),
             source: encoded.hidden.dim(1)?,
             seen: 0,
         })
