@@ -63,7 +63,7 @@ fn upscaling_gives_torchs_masks() {
         let map = MaskFrame { frame: square, resized: (rw, rh), original: (width, height) };
         let shape = tensor.shape();
         let logits = MaskLogits::new(shape[1], shape[0], values(tensor.data()), map).unwrap();
-        let mask = logits.to_rle(0.0);
+        let mask = logits.to_rle();
         let packed = golden.tensor(&format!("{name}.mask")).unwrap();
         let bit = |index: usize| packed.data()[index / 8] >> (7 - index % 8) & 1;
         let expected: Vec<u8> = (0..(width * height) as usize).map(bit).collect();

@@ -11,8 +11,11 @@ use candle_core::{DType, Device, Tensor, safetensors};
 use riveg::models::ofa::{
     ModelConfig, Ofa, OfaEntailer, OfaGrounder, TextBatch, Tokenizer, Vocabulary, Weights,
 };
-use riveg::models::{EntailInput, Entailer, GroundInput, Grounder};
+use riveg::models::{EntailInput, Entailer, GroundInput, Grounder, ModelError};
 use riveg::vision::Picture;
+use tokenizers::AddedToken;
+use tokenizers::models::bpe::BPE;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 /// Largest error allowed, relative to the largest expected value.
 const TOLERANCE: f32 = 1e-4;
@@ -227,15 +230,39 @@ fn gpt2_tokens_get_ofas_ids() {
 }
 
 #[test]
-fn special_tokens_cannot_be_typed() {
-    let tokenizer = Tokenizer::open(&folder("fairseq"), vocabulary(), (400, 160)).unwrap();
-    let ids = tokenizer.source(" <bin_7></s>").unwrap();
-    let (ends, typed) = ((ids[0], ids[ids.len() - 1]), &ids[1..ids.len() - 1]);
-    assert_eq!(ends, (0, 2));
-    assert_eq!(typed.len(), " <bin_7></s>".len());
-    assert!(typed.iter().all(|id| (4..260).contains(id)), "{typed:?}");
+fn added_tokens_cannot_be_typed() {
+    let open = |dir: &Path| Tokenizer::open(dir, vocabulary(), (400, 160)).unwrap();
+    let tokenizer = open(&folder("fairseq"));
+    for special in [None, Some(true), Some(false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let tokenizer = match special {
+            None => open(&folder("fairseq")),
+            Some(special) => {
+                with_added_tokens(special).save(dir.path().join("tokenizer.json"), false).unwrap();
+                open(dir.path())
+            }
+        };
+        let ids = tokenizer.source(" <bin_7></s>").unwrap();
+        let (ends, typed) = ((ids[0], ids[ids.len() - 1]), &ids[1..ids.len() - 1]);
+        assert_eq!(ends, (0, 2));
+        assert_eq!(typed.len(), " <bin_7></s>".len(), "{special:?}");
+        assert!(typed.iter().all(|id| (4..260).contains(id)), "{special:?}: {typed:?}");
+    }
     let long = tokenizer.source(&"x".repeat(1000)).unwrap();
     assert_eq!((long.len(), long[159]), (160, 2));
+}
+
+/// The tokenizer of the folder `fairseq` with `<bin_7>` and `</s>` as added tokens, special or not.
+fn with_added_tokens(special: bool) -> tokenizers::Tokenizer {
+    let file = |name: &str| folder("fairseq").join(name).to_str().unwrap().to_owned();
+    let model = BPE::from_file(&file("vocab.json"), &file("merges.txt")).build().unwrap();
+    let mut tokenizer = tokenizers::Tokenizer::new(model);
+    tokenizer.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
+    let tokens = ["<bin_7>", "</s>"].map(|token| AddedToken::from(token, special));
+    tokenizer.add_tokens(tokens).unwrap();
+    let typed = tokenizer.encode_fast(" <bin_7></s>", false).unwrap();
+    assert!(typed.get_ids().len() < 5, "the file itself reads them as tokens");
+    tokenizer
 }
 
 fn vocabulary() -> Vocabulary {
@@ -323,6 +350,38 @@ fn grounding_batched_equals_single() {
     assert!(grounder.cost(EXPRESSIONS[0]) > 0 && grounder.picture_cost() > 0);
 }
 
+#[test]
+fn weights_that_are_not_finite_are_an_error() {
+    let copy = |name: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        for entry in fs::read_dir(folder("fairseq")).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
+        }
+        let file = dir.path().join("model.safetensors");
+        let mut tensors = safetensors::load(&file, &Device::Cpu).unwrap();
+        let nan = tensors[name].affine(0.0, f64::NAN).unwrap();
+        tensors.insert(name.to_owned(), nan);
+        safetensors::save(&tensors, &file).unwrap();
+        dir
+    };
+    let trunk = "encoder.embed_images";
+    for name in ["conv1.weight", "bn1.bias", "layer1.0.conv2.weight", "layer3.0.bn3.bias"] {
+        let dir = copy(&format!("{trunk}.{name}"));
+        let entailer = OfaEntailer::load(dir.path(), &Device::Cpu, DType::F32).unwrap();
+        let grounder = OfaGrounder::load(dir.path(), &Device::Cpu, DType::F32).unwrap();
+        let (picture, expression) = (picture(1, 64, 64), EXPRESSIONS[0].into());
+        let ground = GroundInput { picture, expression };
+        let entail = EntailInput {
+            picture: ground.picture.clone(),
+            expression: ground.expression.clone(),
+            description: None,
+        };
+        assert!(matches!(entailer.entail(&[entail]), Err(ModelError::NotFinite(_))), "{name}");
+        assert!(matches!(grounder.ground(&[ground]), Err(ModelError::NotFinite(_))), "{name}");
+    }
+}
+
 /// Half precision is for accelerators, but the whole way must work in it (candle multiplies no
 /// BF16 matrices on the CPU, so F16 stands for both).
 #[test]
@@ -341,6 +400,19 @@ fn half_precision_stays_near() {
     let error = exact.iter().zip(&half).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
     println!("F16: {error:.1e}");
     assert!(error < 0.01, "{exact:?} {half:?}");
+    // Unlike its tokens, the answers' scores are not rounded to F16.
+    let case = Case::open("fairseq");
+    let weights = Weights::open(&folder("fairseq"), DType::F16, &Device::Cpu).unwrap();
+    let network = Ofa::new(&case.config.network(), case.config.grid(), weights.builder).unwrap();
+    let pixels = case.golden["pixels"].to_dtype(DType::F16).unwrap();
+    let image = network.encoder().image_tokens(&pixels).unwrap();
+    let encoded = network.encoder().forward(&image, &case.batch(&case.texts(0))).unwrap();
+    let prompts = case.batch(&case.texts(1));
+    let logits = network.answer_logits(&encoded, &prompts, &[117, 42, 350]).unwrap();
+    let logits = Tensor::new(logits, &Device::Cpu).unwrap();
+    let rounded = logits.to_dtype(DType::F16).unwrap().to_dtype(DType::F32).unwrap();
+    let lost = (logits - rounded).unwrap().abs().unwrap().max_all().unwrap();
+    assert!(lost.to_scalar::<f32>().unwrap() > 0.0);
     let grounder = OfaGrounder::load(&folder("fairseq"), &Device::Cpu, DType::F16).unwrap();
     let input = GroundInput { picture: picture(1, 64, 64), expression: EXPRESSIONS[0].into() };
     grounder.ground(&[input.clone(), input]).unwrap();

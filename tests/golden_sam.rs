@@ -145,13 +145,45 @@ fn masks_and_scores_agree() {
     }
 }
 
+/// Clamping hides differences, so most predicted IoUs must be untouched by it; some must not be.
+#[test]
+fn the_references_ious_are_mostly_within_reach() {
+    let mut over = 0;
+    for case in CASES {
+        let golden = Golden::load(case);
+        let ious = (0..3).flat_map(|index| {
+            ["box", "point", "both"].map(|kind| golden.floats(index, &format!("{kind}.iou")))
+        });
+        let ious: Vec<f32> = ious.flatten().collect();
+        let within = ious.iter().filter(|iou| (0.1..0.9).contains(*iou)).count();
+        assert!(within * 3 > ious.len() * 2, "{case}: {within} of {}", ious.len());
+        over += ious.iter().filter(|&&iou| iou > 1.0).count();
+    }
+    assert!(over > 0);
+}
+
+/// The state dict as PyTorch saves it, which is how Meta released theirs.
+#[test]
+fn a_pytorch_file_is_the_same_network() {
+    let (golden, dir) = (Golden::load("tables"), tempfile::tempdir().unwrap());
+    std::fs::copy(folder("tables.pth"), dir.path().join("model.pth")).unwrap();
+    std::fs::copy(folder("tables").join("config.json"), dir.path().join("config.json")).unwrap();
+    let sam = Sam::load(dir.path(), &Device::Cpu, DType::F32).unwrap();
+    assert_eq!(sam.info().parameters, golden.sam.info().parameters);
+    let embedding = sam.encode(&[golden.picture(0)]).unwrap().remove(0);
+    assert_close("embedding", &floats(&embedding.cells), &floats(&golden.embedding(0)), TOLERANCE);
+    let masks = Golden { sam, ..golden };
+    let expected = masks.floats(0, "box.logits");
+    let masks = masks.decode(&embedding, &masks.prompts(0, "box"));
+    assert_close("logits", &logits(&masks), &expected, TOLERANCE);
+}
+
 /// The whole chain to the picture's pixels: both bilinear steps, cropping, threshold. A pixel may
 /// differ only where rounding puts the reference's logit on the other side of the threshold.
 #[test]
 fn full_size_masks_agree() {
     for case in CASES {
         let golden = Golden::load(case);
-        let threshold = golden.sam.config().mask_threshold;
         for index in 0..3 {
             let embedding = golden.encode(index);
             for kind in ["box", "point", "both"] {
@@ -161,7 +193,7 @@ fn full_size_masks_agree() {
                 let mut bits =
                     packed.iter().flat_map(|byte| (0..8).map(move |i| byte >> (7 - i) & 1));
                 for mask in masks.iter().flatten() {
-                    let rle = mask.logits.to_rle(threshold);
+                    let rle = mask.logits.to_rle();
                     let (width, height) = (rle.width() as usize, rle.height() as usize);
                     let expected: Vec<u8> = bits.by_ref().take(width * height).collect();
                     let actual = bitmap(rle.counts(), width, height);
@@ -250,10 +282,11 @@ fn nothing_in_nothing_out() {
 }
 
 /// Loads a copy of a case whose files `change` was let at.
-fn load_changed(
+fn load_case(
+    case: &str,
     change: impl Fn(&mut HashMap<String, Tensor>, &mut String),
 ) -> Result<Sam, ModelError> {
-    let (from, to) = (folder("tables"), tempfile::tempdir().unwrap());
+    let (from, to) = (folder(case), tempfile::tempdir().unwrap());
     let mut tensors =
         candle_core::safetensors::load(from.join("model.safetensors"), &Device::Cpu).unwrap();
     let mut config = std::fs::read_to_string(from.join("config.json")).unwrap();
@@ -261,6 +294,12 @@ fn load_changed(
     candle_core::safetensors::save(&tensors, to.path().join("model.safetensors")).unwrap();
     std::fs::write(to.path().join("config.json"), config).unwrap();
     Sam::load(to.path(), &Device::Cpu, DType::F32)
+}
+
+fn load_changed(
+    change: impl Fn(&mut HashMap<String, Tensor>, &mut String),
+) -> Result<Sam, ModelError> {
+    load_case("tables", change)
 }
 
 fn poison(tensors: &mut HashMap<String, Tensor>, name: &str) {
@@ -271,15 +310,28 @@ fn poison(tensors: &mut HashMap<String, Tensor>, name: &str) {
 #[test]
 fn nan_in_the_weights_is_reported() {
     let golden = Golden::load("tables");
-    let sam = load_changed(|t, _| poison(t, "image_encoder.blocks.0.mlp.lin1.weight")).unwrap();
-    let error = sam.encode(&[golden.picture(0)]).unwrap_err();
-    assert!(matches!(error, ModelError::NotFinite(_)), "{error}");
+    for (case, name) in [
+        ("tables", "blocks.0.mlp.lin1.weight"),
+        ("convolutional", "stem.weight"),
+        ("convolutional", "stages.0.0.depth.weight"),
+        ("convolutional", "mid.bias"),
+    ] {
+        let sam = load_case(case, |t, _| poison(t, &format!("image_encoder.{name}"))).unwrap();
+        let error = sam.encode(&[golden.picture(0)]).unwrap_err();
+        assert!(matches!(error, ModelError::NotFinite(_)), "{name}: {error}");
+    }
 
     let segment = |sam: &Sam| {
         let embedding = sam.encode(&[golden.picture(0)]).unwrap().remove(0);
         sam.segment(&[SegmentInput { embedding, boxes: golden.boxes(0) }]).unwrap_err()
     };
-    for name in ["output_upscaling.3.bias", "iou_prediction_head.layers.1.bias"] {
+    for name in [
+        "output_upscaling.3.bias",
+        "iou_prediction_head.layers.0.bias",
+        "iou_prediction_head.layers.1.bias",
+        "output_hypernetworks_mlps.0.layers.0.weight",
+        "transformer.layers.0.mlp.lin1.bias",
+    ] {
         let sam = load_changed(|t, _| poison(t, &format!("mask_decoder.{name}"))).unwrap();
         assert!(matches!(segment(&sam), ModelError::NotFinite(_)), "{name}");
     }
@@ -314,6 +366,27 @@ fn the_best_of_three_can_answer_a_box() {
     }
 }
 
+/// IoUs above 1 still rank; of equals the first answers.
+#[test]
+fn the_best_of_three_is_chosen_before_clamping() {
+    let sam = load_changed(|tensors, config| {
+        *config = config.replace("\"single\"", "\"best_of_multimask\"");
+        let head = "mask_decoder.iou_prediction_head.layers.1";
+        let weight = tensors[&format!("{head}.weight")].zeros_like().unwrap();
+        tensors.insert(format!("{head}.weight"), weight);
+        let bias = Tensor::new(&[9f32, 1.2, 1.5, 1.5], &Device::Cpu).unwrap();
+        tensors.insert(format!("{head}.bias"), bias);
+    });
+    let (sam, golden) = (sam.unwrap(), Golden::load("tables"));
+    let embedding = golden.encode(0);
+    let all = golden.decode(&embedding, &golden.prompts(0, "box"));
+    let input = SegmentInput { embedding, boxes: golden.boxes(0) };
+    for (masks, chosen) in all.iter().zip(&sam.segment(&[input]).unwrap()[0]) {
+        assert_eq!(chosen.predicted_iou, 1.0);
+        assert_close("chosen", chosen.logits.values(), masks[2].logits.values(), 1e-5);
+    }
+}
+
 /// Another picture size than the checkpoint was made for: positions are interpolated.
 #[test]
 fn another_picture_size_loads() {
@@ -322,9 +395,14 @@ fn another_picture_size_loads() {
     let golden = Golden::load("tables");
     let embedding = sam.encode(&[golden.picture(0)]).unwrap().remove(0);
     assert_eq!(embedding.cells.dims(), [36, 16]);
+    let expected = golden.expected["resized.embedding"].flatten_from(1).unwrap().t().unwrap();
+    assert_close("embedding", &floats(&embedding.cells), &floats(&expected), TOLERANCE);
     let input = SegmentInput { embedding, boxes: golden.boxes(0) };
     let masks = sam.segment(&[input]).unwrap().remove(0);
     assert_eq!((masks[0].logits.width(), masks[0].logits.height()), (24, 24));
+    let single = golden.expected["resized.box.logits"].narrow(1, 0, 1).unwrap();
+    let masks: Vec<_> = masks.into_iter().map(|mask| vec![mask]).collect();
+    assert_close("logits", &logits(&masks), &floats(&single), TOLERANCE);
 }
 
 #[test]

@@ -2,11 +2,13 @@
 //! (`training/golden/tagger.py`).
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use riveg::models::tagger::crf::Crf;
 use riveg::models::tagger::input::Preprocessor;
+use riveg::models::tagger::labels::LabelSet;
 use riveg::models::tagger::{Config, Labelling, TransformerTagger, WordInput};
 use riveg::models::{ModelError, TagInput, Tagger};
 use serde::Deserialize;
@@ -114,6 +116,30 @@ fn emissions_and_paths_in_one_padded_batch_and_alone() {
     }
 }
 
+/// Half precision is for accelerators, but the whole way must work in it. Only the encoder runs in
+/// it: emissions are not rounded to F16.
+#[test]
+fn half_precision_stays_close() {
+    for name in BOTH {
+        let golden = Golden::open(name);
+        let tagger = TransformerTagger::load(&golden.dir, &Device::Cpu, DType::F16).unwrap();
+        let all: Vec<&Case> = golden.cases.iter().collect();
+        let mut rounded = true;
+        for (case, labelling) in all.iter().zip(golden.label(&tagger, &all)) {
+            let largest = case.emissions.iter().fold(0f32, |max, value| max.max(value.abs()));
+            for (found, expected) in labelling.emissions.iter().zip(&case.emissions) {
+                let error = (found - expected).abs() / largest;
+                assert!(error < 0.01, "{name}, {}: {found} for {expected}", case.name);
+            }
+            let emissions = Tensor::new(labelling.emissions.as_slice(), &Device::Cpu).unwrap();
+            let half = emissions.to_dtype(DType::F16).unwrap().to_dtype(DType::F32).unwrap();
+            rounded &= half.to_vec1::<f32>().unwrap() == labelling.emissions;
+            assert_eq!(labelling.path, case.path, "{name}, {}", case.name);
+        }
+        assert!(!rounded, "{name}");
+    }
+}
+
 #[test]
 fn marginals_are_those_of_brute_force() {
     for name in BOTH {
@@ -137,7 +163,7 @@ fn marginals_are_those_of_brute_force() {
     }
 }
 
-/// The scope decides what the CRF sees; with random weights the knowledge changes the labels.
+/// The scope decides how many words the CRF sees.
 #[test]
 fn both_scopes() {
     for (name, sees_knowledge) in [("bert", false), ("xlm_roberta", true)] {
@@ -147,6 +173,32 @@ fn both_scopes() {
         let seen = if sees_knowledge { case.firsts.len() } else { case.sentence };
         assert_eq!(labelling.path.len(), seen, "{name}");
     }
+}
+
+/// A CRF over the whole sequence finds entities in the knowledge too; none of them is answered.
+#[test]
+fn entities_of_the_knowledge_are_no_answers() {
+    let golden = Golden::open("xlm_roberta");
+    let tagger = golden.tagger();
+    let labels = LabelSet::parse(&Config::read(&golden.dir).unwrap().labels).unwrap();
+    let mut outside = 0;
+    for case in golden.cases.iter().filter(|case| !case.knowledge.is_empty()) {
+        let (words, knowledge) = (borrow(&case.words), borrow(&case.knowledge));
+        let input = WordInput { words: &words, knowledge: &knowledge };
+        let found = tagger.tag_words(&[input]).unwrap().remove(0);
+        let found: Vec<_> = found.iter().map(|entity| (entity.start, entity.end)).collect();
+        let all = labels.spans(&case.path).into_iter().map(|span| (span.start, span.end));
+        let (inside, beyond): (Vec<_>, Vec<_>) = all.partition(|span| span.1 <= case.sentence);
+        assert_eq!(found, inside, "{}", case.name);
+        outside += beyond.len();
+
+        let text: Arc<str> = case.words.join(" ").into();
+        let knowledge = Some(case.knowledge.join(" ").into());
+        let answer = tagger.tag(&[TagInput { text: text.clone(), knowledge }]).unwrap().remove(0);
+        let length = text.chars().count();
+        assert!(answer.iter().all(|entity| entity.span.end <= length), "{}", case.name);
+    }
+    assert!(outside > 0, "no entity is beyond its sentence");
 }
 
 #[test]
@@ -202,6 +254,19 @@ fn entities_carry_code_point_offsets() {
 
 #[test]
 fn weights_that_are_not_finite_are_an_error() {
+    let input = TagInput { text: "lakers".into(), knowledge: None };
+    for name in ["linear.bias", "embedder.transformer_model.embeddings.word_embeddings.weight"] {
+        let answer = poisoned(name).unwrap().tag(std::slice::from_ref(&input));
+        assert!(matches!(answer, Err(ModelError::NotFinite(_))), "{name}");
+    }
+    for name in ["start_transitions", "end_transitions", "transitions"] {
+        let loaded = poisoned(&format!("crf.{name}"));
+        assert!(matches!(loaded, Err(ModelError::NotFinite(_))), "{name}");
+    }
+}
+
+/// The tagger with one tensor that is not a number.
+fn poisoned(name: &str) -> Result<TransformerTagger, ModelError> {
     let golden = Golden::open("bert");
     let dir = tempfile::tempdir().unwrap();
     for file in ["config.json", "tokenizer.json"] {
@@ -209,12 +274,10 @@ fn weights_that_are_not_finite_are_an_error() {
     }
     let mut tensors =
         candle_core::safetensors::load(golden.dir.join("model.safetensors"), &Device::Cpu).unwrap();
-    let bias = tensors["linear.bias"].affine(0.0, f64::NAN).unwrap();
-    tensors.insert("linear.bias".to_owned(), bias);
+    let nan = tensors[name].affine(0.0, f64::NAN).unwrap();
+    tensors.insert(name.to_owned(), nan);
     candle_core::safetensors::save(&tensors, dir.path().join("model.safetensors")).unwrap();
-    let tagger = TransformerTagger::load(dir.path(), &Device::Cpu, DType::F32).unwrap();
-    let input = TagInput { text: "lakers".into(), knowledge: None };
-    assert!(matches!(tagger.tag(&[input]), Err(ModelError::NotFinite(_))));
+    TransformerTagger::load(dir.path(), &Device::Cpu, DType::F32)
 }
 
 #[test]

@@ -23,13 +23,15 @@ pub struct MaskFrame {
     pub original: (u32, u32),
 }
 
-/// One mask's logits as the decoder wrote them, row by row; positive means "inside".
+/// One mask's logits as the decoder wrote them, row by row, and the threshold above which they mean
+/// "inside".
 #[derive(Debug, Clone)]
 pub struct MaskLogits {
     width: usize,
     height: usize,
     values: Vec<f32>,
     frame: MaskFrame,
+    threshold: f32,
 }
 
 /// Logits that cannot be mapped onto a picture.
@@ -54,7 +56,7 @@ pub enum MaskLogitsError {
 }
 
 impl MaskLogits {
-    /// Logits of a grid of `width` × `height`, row by row.
+    /// Logits of a grid of `width` × `height`, row by row; positive means "inside".
     ///
     /// # Errors
     /// When the values do not fill the grid, `frame` contradicts itself, or the picture has more
@@ -73,7 +75,12 @@ impl MaskLogits {
             return Err(MaskLogitsError::Frame(frame));
         }
         pixels(frame.original.0, frame.original.1)?;
-        Ok(Self { width, height, values, frame })
+        Ok(Self { width, height, values, frame, threshold: 0.0 })
+    }
+
+    /// The same logits, "inside" above another threshold.
+    pub fn above(self, threshold: f32) -> Self {
+        Self { threshold, ..self }
     }
 
     /// Width of the grid (256 for the released SAM).
@@ -96,14 +103,14 @@ impl MaskLogits {
         self.frame
     }
 
-    /// The mask of the whole picture: where the upscaled logits exceed `threshold` (0 for SAM).
-    /// Memory beside the result: proportional to the grid and to the picture's sides.
-    pub fn to_rle(&self, threshold: f32) -> Rle {
+    /// The mask of the whole picture: where the upscaled logits exceed the threshold. Memory beside
+    /// the result: proportional to the grid and to the picture's sides.
+    pub fn to_rle(&self) -> Rle {
         let MaskFrame { frame, resized, original } = self.frame;
         let columns = chain(self.width, frame, resized.0, original.0);
         let rows = chain(self.height, frame, resized.1, original.1);
         let bands = bands(&rows);
-        let sides = Sides::of(self, threshold);
+        let sides = Sides::of(self);
         let mut runs = RleBuilder::new();
         let mut side = vec![Sides::INSIDE; self.height];
         let mut side_of = (usize::MAX, usize::MAX);
@@ -119,7 +126,7 @@ impl MaskLogits {
                     runs.push(common == Sides::INSIDE, (band.end - band.start) as u32);
                 } else {
                     for row in &rows[band.start..band.end] {
-                        runs.push(self.upscaled(column, row) > threshold, 1);
+                        runs.push(self.upscaled(column, row) > self.threshold, 1);
                     }
                 }
             }
@@ -229,7 +236,8 @@ impl Sides {
     /// Six roundings of half an ulp each, with room to spare.
     const MARGIN: f32 = 16.0 * f32::EPSILON;
 
-    fn of(logits: &MaskLogits, threshold: f32) -> Self {
+    fn of(logits: &MaskLogits) -> Self {
+        let threshold = logits.threshold;
         let largest = logits.values.iter().fold(threshold.abs(), |max, value| max.max(value.abs()));
         let margin = largest * Self::MARGIN;
         let side = |value: f32| match value {
@@ -284,10 +292,10 @@ mod tests {
     fn one_sign_gives_a_full_or_an_empty_mask() {
         let map = frame(64, (64, 48), (200, 150));
         let full = MaskLogits::new(16, 16, vec![0.5; 256], map).unwrap();
-        assert_eq!(full.to_rle(0.0).counts(), [0, 30_000]);
-        assert_eq!(full.to_rle(0.5).counts(), [30_000]);
+        assert_eq!(full.to_rle().counts(), [0, 30_000]);
+        assert_eq!(full.above(0.5).to_rle().counts(), [30_000]);
         let unknown = MaskLogits::new(16, 16, vec![f32::NAN; 256], map).unwrap();
-        assert_eq!(unknown.to_rle(0.0).counts(), [30_000]);
+        assert_eq!(unknown.to_rle().counts(), [30_000]);
     }
 
     fn any_logits() -> impl Strategy<Value = MaskLogits> {
@@ -308,6 +316,7 @@ mod tests {
         #[test]
         fn every_pixel_is_the_upscaled_value(logits in any_logits(), threshold in -1.5f32..1.5) {
             for threshold in [0.0, 1.0, threshold] {
+                let logits = logits.clone().above(threshold);
                 let map = logits.frame;
                 let columns = chain(logits.width, map.frame, map.resized.0, map.original.0);
                 let rows = chain(logits.height, map.frame, map.resized.1, map.original.1);
@@ -316,7 +325,7 @@ mod tests {
                 });
                 let expected =
                     Rle::from_columns(pixels, map.original.0, map.original.1).unwrap();
-                prop_assert_eq!(logits.to_rle(threshold), expected);
+                prop_assert_eq!(logits.to_rle(), expected);
             }
         }
     }

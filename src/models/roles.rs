@@ -171,7 +171,8 @@ pub struct MaskPrediction {
     pub logits: MaskLogits,
     /// The network's own estimate of the mask's IoU, clamped to `0..=1`.
     pub predicted_iou: f32,
-    /// IoU between the masks thresholded one above and one below zero, on the low-resolution grid.
+    /// IoU between the masks cut one above and one below the mask threshold, on the low-resolution
+    /// grid.
     pub stability: f32,
 }
 

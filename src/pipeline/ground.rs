@@ -16,9 +16,6 @@ use crate::mask::Rle;
 use crate::models::{EntailInput, GroundInput, Grounding, MaskPrediction};
 use crate::vision::{BoundingBox, Picture};
 
-/// Logits above this are inside the mask (SAM's own threshold).
-const MASK_THRESHOLD: f32 = 0.0;
-
 impl Pipeline {
     /// Entails every entity, grounds those that the picture shows, and segments their boxes.
     pub(super) async fn ground(
@@ -155,7 +152,7 @@ async fn upscale(
 ) -> Result<(Vec<MaskPrediction>, Vec<Rle>), PipelineError> {
     let is_late = move || deadline.is_some_and(|at| at <= Instant::now());
     let work = tokio::task::spawn_blocking(move || {
-        let encode = |p: &MaskPrediction| (!is_late()).then(|| p.logits.to_rle(MASK_THRESHOLD));
+        let encode = |p: &MaskPrediction| (!is_late()).then(|| p.logits.to_rle());
         let rles = predictions.iter().map(encode).collect::<Option<Vec<_>>>();
         rles.map(|rles| (predictions, rles)).ok_or(PipelineError::DeadlineExceeded)
     });

@@ -3,7 +3,8 @@
 python training/golden/sam.py      (writes tests/golden/sam/<case>/)
 
 "windows": windows that need padding around one global block, another mask threshold.
-"tables": relative-position tables made for other sizes, which the reference interpolates.
+"tables": relative-position tables made for other sizes, which the reference interpolates; the state dict also as
+torch.save writes it (tables.pth), and answers at another picture size ("resized.*").
 "convolutional": our own encoder of convolutions, run with its batch normalisation in place (the exported weights have
 it folded in); the reference knows neither it nor what the decoder adds from it.
 """
@@ -81,6 +82,29 @@ def stretch_tables(sam, generator):
             setattr(block.attn, name, torch.nn.Parameter(table))
 
 
+def spread_ious(sam, ious):
+    """Scales and shifts the IoU head's last layer, so that most predictions lie within 0..1, where clamping hides
+    nothing, and some above."""
+    last = sam.mask_decoder.iou_prediction_head.layers[-1]
+    scale = 0.3 / ious.std()
+    with torch.no_grad():
+        last.weight.mul_(scale)
+        last.bias.sub_(ious.mean()).mul_(scale).add_(0.6)
+
+
+def resized(sam, config, size):
+    """The same network for pictures of another size: the reference interpolates its relative positions, but has no
+    code for the absolute ones, so they are interpolated here, as detectors on plain backbones do."""
+    other = build(config | {"image_size": size}).eval()
+    for ours, theirs in zip(other.image_encoder.blocks, sam.image_encoder.blocks):
+        ours.attn.rel_pos_h, ours.attn.rel_pos_w = theirs.attn.rel_pos_h, theirs.attn.rel_pos_w
+    grid = size // config["image_encoder"]["patch_size"]
+    positions = sam.image_encoder.pos_embed.permute(0, 3, 1, 2)
+    positions = torch.nn.functional.interpolate(positions, size=(grid, grid), mode="bilinear", align_corners=False)
+    other.load_state_dict(sam.state_dict() | {"image_encoder.pos_embed": positions.permute(0, 2, 3, 1)})
+    return other
+
+
 def picture(index, size):
     """Smooth shapes with noise, so that a resize matters."""
     rng = np.random.default_rng(index)
@@ -142,6 +166,9 @@ def main():
         randomise(sam, generator)
         if case == "tables":
             stretch_tables(sam, generator)
+        pictures = [picture(index, size) for index, size in enumerate(SIZES)]
+        answers = [run(sam, rgb, index, config["mask_threshold"]) for index, rgb in enumerate(pictures)]
+        spread_ious(sam, torch.cat([v.flatten() for answer in answers for k, v in answer.items() if k.endswith(".iou")]))
         folder = os.path.join(ROOT, "tests/golden/sam", case)
         os.makedirs(folder, exist_ok=True)
         with open(os.path.join(folder, "config.json"), "w") as f:
@@ -149,8 +176,12 @@ def main():
             f.write("\n")
         save_file(pyramid.fold(sam), os.path.join(folder, "model.safetensors"))
         expected = {"dense_pe": sam.prompt_encoder.get_dense_pe()[0]}
-        for index, size in enumerate(SIZES):
-            expected |= {f"{index}.{k}": v.contiguous() for k, v in run(sam, picture(index, size), index, config["mask_threshold"]).items()}
+        for index, rgb in enumerate(pictures):
+            expected |= {f"{index}.{k}": v for k, v in run(sam, rgb, index, config["mask_threshold"]).items()}
+        if case == "tables":
+            torch.save(pyramid.fold(sam), os.path.join(ROOT, "tests/golden/sam/tables.pth"))
+            other = run(resized(sam, config, 96), pictures[0], 0, config["mask_threshold"])
+            expected |= {f"resized.{k}": other[k] for k in ("embedding", "box.logits", "box.iou")}
         save_file({k: v.contiguous() for k, v in expected.items()}, os.path.join(folder, "expected.safetensors"))
         for k, v in expected.items():
             if k.endswith(("logits", "embedding", "iou", "stability")):

@@ -32,6 +32,7 @@ pub use trunk::{Scene, Trunk};
 
 use super::checkpoint::{Checkpoint, read_json};
 use super::memo::PictureMemo;
+use super::pixels::squashed;
 use super::{
     EntailInput, Entailer, Entailment, GroundInput, Grounder, Grounding, ModelError, ModelInfo,
     Result,
@@ -86,19 +87,11 @@ impl Loaded {
     /// all for those seen lately.
     fn scenes(&self, pictures: &[&Picture]) -> Result<Vec<Scene>> {
         self.scenes.of(pictures, |fresh| {
-            let pixels = fresh.iter().map(|picture| self.pixels(picture));
+            let to = (&self.device, self.dtype);
+            let side = self.config.side;
+            let pixels = fresh.iter().map(|p| squashed(p, side, Filter::Bilinear, to));
             self.network.look(&Tensor::cat(&pixels.collect::<Result<Vec<_>>>()?, 0)?)
         })
-    }
-
-    /// A picture squashed to the network's square, bilinear, from 0..255 to −1..1:
-    /// `[1, 3, side, side]`.
-    fn pixels(&self, picture: &Picture) -> Result<Tensor> {
-        let side = self.config.side;
-        let rgb = picture.resize(side as u32, side as u32, Filter::Bilinear);
-        let scaled: Vec<f32> = rgb.into_iter().map(|byte| f32::from(byte) / 127.5 - 1.0).collect();
-        let pixels = Tensor::from_vec(scaled, (1, side, side, 3), &self.device)?;
-        Ok(pixels.permute((0, 3, 1, 2))?.contiguous()?.to_dtype(self.dtype)?)
     }
 
     /// The vector and the maps of an expression about a scene.

@@ -1,12 +1,12 @@
 //! The whole network: trunk, text encoder, and the heads where both meet.
 
 use candle_core::{DType, Module, Tensor};
-use candle_nn::{Linear, VarBuilder, linear, ops::softmax_last_dim};
+use candle_nn::{Linear, VarBuilder, linear};
 
 use super::config::Config;
 use super::text::{TextEncoder, Tokens};
 use super::trunk::{Scene, Trunk};
-use crate::models::Result;
+use crate::models::{Result, ops};
 
 /// Offsets of a box's edges from its cell: this times the exponential of the network's output,
 /// as a share of the picture.
@@ -111,11 +111,12 @@ impl Dense {
     /// # Errors
     /// A tensor operation failed.
     pub fn judge(&self, scene: &Scene, text: &Tensor, maps: &Maps) -> Result<f32> {
-        let seen = softmax_last_dim(&maps.selection_row)?.matmul(&scene.cells)?;
+        let seen = ops::softmax_f32(&maps.selection_row)?.matmul(&scene.cells)?;
         let asked = self.judge_text.forward(text)?;
         let gate = (asked.tanh()? + 1.0)?;
         let hidden = (self.judge_cell.forward(&seen)? * gate)?;
-        let hidden = ((hidden + self.judge_scene.forward(&scene.summary)?)? + asked)?.relu()?;
+        let hidden = ((hidden + self.judge_scene.forward(&scene.summary)?)? + asked)?;
+        let hidden = ops::relu(&hidden)?;
         let statistics = statistics(&maps.presence, self.config.best);
         let statistics = Tensor::new(&[statistics], hidden.device())?.to_dtype(hidden.dtype())?;
         let logit = self.judge_out.forward(&Tensor::cat(&[hidden, statistics], 1)?)?;
@@ -131,9 +132,9 @@ impl Dense {
         let asked = self.box_text.forward(text)?;
         let gate = (asked.tanh()? + 1.0)?;
         let hidden = self.box_cell.forward(&picked)?.broadcast_mul(&gate)?;
-        let hidden = hidden.broadcast_add(&asked)?.relu()?;
+        let hidden = ops::relu(&hidden.broadcast_add(&asked)?)?;
         let out = self.box_out.forward(&hidden)?.to_dtype(DType::F32)?;
-        let offsets = (out.narrow(1, 0, 4)?.clamp(OFFSETS.0, OFFSETS.1)?.exp()? * UNIT)?;
+        let offsets = (ops::clamp(&out.narrow(1, 0, 4)?, OFFSETS)?.exp()? * UNIT)?;
         let offsets: Vec<Vec<f32>> = offsets.to_vec2()?;
         let quality: Vec<f32> = out.narrow(1, 4, 1)?.flatten_all()?.to_vec1()?;
         let grid = self.config.grid();

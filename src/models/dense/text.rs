@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use candle_core::{D, DType, Device, Module, Tensor};
-use candle_nn::{Init, LayerNorm, Linear, VarBuilder, layer_norm, linear, ops::softmax_last_dim};
+use candle_nn::{Init, LayerNorm, Linear, VarBuilder, layer_norm, linear};
 use tokenizers::Tokenizer;
 
 use super::config::Config;
-use crate::models::{EntityType, ModelError, Result};
+use crate::models::expression::Expression;
+use crate::models::{EntityType, ModelError, Result, ops};
 
 /// Epsilon of the layer normalisations.
 const EPSILON: f64 = 1e-5;
@@ -61,12 +62,16 @@ impl ExpressionTokenizer {
         Ok(Self { tokenizer, name_tokens, tail_tokens, unknown })
     }
 
-    /// The word pieces of an expression; never none.
+    /// The word pieces of an expression; never none. A text of another form is an expansion without
+    /// name or type.
     ///
     /// # Errors
     /// The tokenizer failed.
     pub fn encode(&self, expression: &str) -> Result<Tokens> {
-        let (name, kind, tail) = split(expression);
+        let (name, kind, tail) = match Expression::parse(expression) {
+            Some(Expression { name, kind, expansion }) => (name, kind as u32, expansion),
+            None => ("", NO_TYPE, expression),
+        };
         let mut ids = self.pieces(name, self.name_tokens)?;
         let mut positions: Vec<u32> = (0..ids.len() as u32).collect();
         let tail = self.pieces(tail, self.tail_tokens)?;
@@ -87,19 +92,6 @@ impl ExpressionTokenizer {
             .map_err(|error| ModelError::Tokenizer(error.to_string()))?;
         Ok(encoding.get_ids().iter().copied().take(limit).collect())
     }
-}
-
-/// Name, type and expansion of `{name} ({TYPE})-{expansion}`, at the last place that looks so. Any
-/// other text is an expansion without name or type.
-fn split(expression: &str) -> (&str, u32, &str) {
-    let mark = |kind: EntityType| {
-        let mark = format!("({kind})-");
-        expression.rfind(&mark).map(|at| (at, at + mark.len(), kind))
-    };
-    let Some((at, end, kind)) = EntityType::ALL.into_iter().filter_map(mark).max() else {
-        return ("", NO_TYPE, expression);
-    };
-    (&expression[..at], kind as u32, &expression[end..])
 }
 
 /// One transformer layer over the word pieces, and attention pooling.
@@ -175,10 +167,10 @@ impl TextEncoder {
         let x = (self.word.forward(&words)? + position)?.broadcast_add(&kind)?;
         let [before, between, after] = &self.norms;
         let x = (&x + self.attention(&before.forward(&x)?)?)?;
-        let hidden = self.up.forward(&between.forward(&x)?)?.relu()?;
+        let hidden = ops::relu(&self.up.forward(&between.forward(&x)?)?)?;
         let x = after.forward(&(&x + self.back.forward(&hidden)?)?)?;
-        let weights = softmax_last_dim(&self.pool.forward(&x)?.t()?.contiguous()?)?;
-        Ok(self.last.forward(&weights.matmul(&x)?)?.relu()?)
+        let weights = ops::softmax_f32(&self.pool.forward(&x)?.t()?.contiguous()?)?;
+        Ok(ops::relu(&self.last.forward(&weights.matmul(&x)?)?)?)
     }
 
     fn attention(&self, x: &Tensor) -> Result<Tensor> {
@@ -188,22 +180,7 @@ impl TextEncoder {
         let part = |i: usize| qkv.narrow(1, i, 1)?.squeeze(1)?.transpose(0, 1)?.contiguous();
         let (q, k, v) = (part(0)?, part(1)?, part(2)?);
         let scores = (q.matmul(&k.t()?.contiguous()?)? / (width as f64).sqrt())?;
-        let mixed = softmax_last_dim(&scores)?.matmul(&v)?;
+        let mixed = ops::softmax_f32(&scores)?.matmul(&v)?;
         Ok(self.out.forward(&mixed.transpose(0, 1)?.contiguous()?.flatten_from(D::Minus2)?)?)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_expression_is_split_at_its_last_type() {
-        assert_eq!(split("LeBron James (PER)-an athlete"), ("LeBron James ", 0, "an athlete"));
-        assert_eq!(split("A (ORG)-b (MISC)-a thing"), ("A (ORG)-b ", 3, "a thing"));
-        assert_eq!(split("Zoë (LOC)-"), ("Zoë ", 1, ""));
-        assert_eq!(split("(PER)-a person"), ("", 0, "a person"));
-        assert_eq!(split("a dog"), ("", NO_TYPE, "a dog"));
-        assert_eq!(split("x (OTHER)-y"), ("", NO_TYPE, "x (OTHER)-y"));
     }
 }

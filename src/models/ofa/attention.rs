@@ -5,6 +5,7 @@ use candle_nn::{LayerNorm, Linear, Module, VarBuilder, layer_norm, linear};
 
 use super::position::attention_scale;
 use crate::models::Result;
+use crate::models::ops::softmax_f32;
 
 /// Epsilon of every layer normalisation.
 pub(super) const EPS: f64 = 1e-5;
@@ -81,10 +82,7 @@ impl Attention {
         for part in bias {
             scores = scores.broadcast_add(part)?;
         }
-        let dtype = scores.dtype();
-        // The softmax runs in single precision, as the reference's does under half precision.
-        let weights = candle_nn::ops::softmax_last_dim(&scores.to_dtype(DType::F32)?)?;
-        Ok(weights.to_dtype(dtype)?.matmul(&memory.values)?)
+        Ok(softmax_f32(&scores)?.matmul(&memory.values)?)
     }
 
     /// Joins heads, `[batch, heads, n, head width]`, and projects: `[batch, n, d]`.

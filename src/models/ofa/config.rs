@@ -280,6 +280,66 @@ mod tests {
         }
     }
 
+    /// Parameters of the published network of this size, by the tensors that its checkpoint holds.
+    fn parameters(c: &Config) -> usize {
+        let d = c.d_model;
+        let linear = |from: usize, to: usize| (from + 1) * to;
+        let norm = 2 * d;
+        let attention = |heads: usize| heads + 4 * linear(d, d);
+        let feed_forward = |f: usize| linear(d, f) + linear(f, d) + 2 * f + norm;
+        let relative = |heads: usize| {
+            let side = 2 * c.image_bucket_size - 1;
+            (2 * c.token_bucket_size - 1 + side * side + 3) * heads
+        };
+        let image_positions = c.image_bucket_size * c.image_bucket_size + 1;
+        let positions = (c.max_position_embeddings + 2 + image_positions) * d + 2 * norm;
+        let encoder_layer =
+            attention(c.encoder_attention_heads) + 2 * norm + feed_forward(c.encoder_ffn_dim);
+        let encoder_layer = encoder_layer + relative(c.encoder_attention_heads);
+        let decoder_layer =
+            2 * attention(c.decoder_attention_heads) + 4 * norm + feed_forward(c.decoder_ffn_dim);
+        let decoder_layer = decoder_layer + relative(c.decoder_attention_heads);
+        let image = trunk_parameters(c) + linear(16 * c.resnet_width, d);
+        let encoder = image + positions + 3 * norm + 2 * d + 2 * linear(d, d);
+        let decoder = positions + 3 * norm + 4 * linear(d, d);
+        c.vocab_size * d
+            + encoder
+            + c.encoder_layers * encoder_layer
+            + decoder
+            + c.decoder_layers * decoder_layer
+    }
+
+    fn trunk_parameters(c: &Config) -> usize {
+        let convolution =
+            |from: usize, to: usize, kernel: usize| from * to * kernel * kernel + 2 * to;
+        let mut total = convolution(3, c.resnet_width, 7);
+        let mut input = c.resnet_width;
+        for (stage, &blocks) in c.resnet_layers.iter().enumerate() {
+            let planes = c.resnet_width << stage;
+            total += convolution(input, 4 * planes, 1);
+            for _ in 0..blocks {
+                total += convolution(input, planes, 1);
+                total += convolution(planes, planes, 3) + convolution(planes, 4 * planes, 1);
+                input = 4 * planes;
+            }
+        }
+        total
+    }
+
+    /// As counted in PyTorch over the authors' own networks.
+    #[test]
+    fn presets_have_the_published_numbers_of_parameters() {
+        for (preset, count) in [
+            (Preset::Tiny, 33_488_336),
+            (Preset::Medium, 92_892_000),
+            (Preset::Base, 182_238_536),
+            (Preset::Large, 472_977_152),
+            (Preset::Huge, 929_486_848),
+        ] {
+            assert_eq!(parameters(&preset.config()), count, "{preset:?}");
+        }
+    }
+
     #[test]
     fn unknown_fields_are_refused() {
         let json = r#"{"network": "tiny", "image_size": 64, "patch": 14}"#;

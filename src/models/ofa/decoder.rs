@@ -26,7 +26,7 @@ struct PassBias<'a> {
     own: Tensor,
     /// `[1, heads, 1, new, source]`.
     cross: &'a Tensor,
-    /// `[batch, 1, 1, 1, source]`.
+    /// `[batch, 1, 1, source]`.
     source_mask: Option<&'a Tensor>,
 }
 
@@ -116,8 +116,7 @@ impl Layer {
         // Every row has the same position bias.
         let shape = (1, heads, each, new, bias.cross.dim(4)?);
         let position = bias.cross.broadcast_as(shape)?.flatten(2, 3)?;
-        let mask = bias.source_mask.map(|m| m.squeeze(1)).transpose()?;
-        let parts: Vec<&Tensor> = std::iter::once(&position).chain(mask.as_ref()).collect();
+        let parts: Vec<&Tensor> = std::iter::once(&position).chain(bias.source_mask).collect();
         let out = attention.attend(&queries, memory, &parts)?;
         Ok(attention.project(&out)?.reshape((rows, new, d))?)
     }
@@ -189,7 +188,7 @@ impl Decoder {
         };
         Ok(DecoderState {
             layers: self.layers.iter().map(cache).collect::<Result<_>>()?,
-            source_mask: encoded.mask.as_ref().map(|m| m.unsqueeze(1)).transpose()?,
+            source_mask: encoded.mask.clone(),
             source: encoded.hidden.dim(1)?,
             seen: 0,
         })
@@ -237,14 +236,15 @@ impl Decoder {
         Ok(logits.to_dtype(DType::F32)?)
     }
 
-    /// Scores of some tokens after hidden states `[n, d_model]`, in f32: `[n, tokens.len()]`.
+    /// Scores of some tokens after hidden states `[n, d_model]`, computed in f32, since answers may
+    /// be close: `[n, tokens.len()]`.
     ///
     /// # Errors
     /// A tensor operation failed.
     pub fn logits_of(&self, hidden: &Tensor, tokens: &[u32]) -> Result<Tensor> {
         let index = Tensor::new(tokens, hidden.device())?;
-        let rows = self.tokens.embeddings().index_select(&index, 0)?;
-        Ok(hidden.matmul(&rows.t()?)?.to_dtype(DType::F32)?)
+        let rows = self.tokens.embeddings().index_select(&index, 0)?.to_dtype(DType::F32)?;
+        Ok(hidden.to_dtype(DType::F32)?.matmul(&rows.t()?)?)
     }
 }
 

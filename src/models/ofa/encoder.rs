@@ -30,7 +30,7 @@ impl TextBatch {
     /// Pads texts on the right with `pad`.
     ///
     /// # Errors
-    /// The batch is empty, or a tensor operation failed.
+    /// A tensor operation failed.
     pub fn new(texts: &[Vec<u32>], pad: u32, device: &Device) -> Result<Self> {
         let lengths: Vec<usize> = texts.iter().map(Vec::len).collect();
         let longest = lengths.iter().copied().max().unwrap_or(0);

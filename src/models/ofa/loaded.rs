@@ -12,6 +12,7 @@ use super::tokenizer::Tokenizer;
 use super::weights::Weights;
 use crate::models::checkpoint::read_json;
 use crate::models::memo::PictureMemo;
+use crate::models::pixels::squashed;
 use crate::models::{ModelInfo, Result};
 use crate::vision::Picture;
 use crate::vision::resize::Filter;
@@ -75,24 +76,14 @@ impl Loaded {
     /// equal pictures, and not at all for those seen lately.
     fn image_tokens(&self, pictures: &[&Picture]) -> Result<Tensor> {
         let rows = self.image_tokens.of(pictures, |fresh| {
-            let pixels = fresh.iter().map(|picture| self.pixels(picture));
+            let to = (&self.device, self.dtype);
+            let pixels = fresh.iter().map(|p| squashed(p, self.image_size, Filter::Bicubic, to));
             let pixels = Tensor::cat(&pixels.collect::<Result<Vec<_>>>()?, 0)?;
             let tokens = self.network.encoder().image_tokens(&pixels)?;
             // Copies, so that keeping one picture does not keep its whole batch.
             (0..fresh.len()).map(|row| Ok(tokens.get(row)?.force_contiguous()?)).collect()
         })?;
         Ok(Tensor::stack(&rows, 0)?)
-    }
-
-    /// A picture squashed to the network's square, bicubic, from 0..255 to −1..1:
-    /// `[1, 3, side, side]`.
-    fn pixels(&self, picture: &Picture) -> Result<Tensor> {
-        let side = self.image_size;
-        let rgb = picture.resize(side as u32, side as u32, Filter::Bicubic);
-        let normalised: Vec<f32> =
-            rgb.into_iter().map(|byte| (f32::from(byte) / 255.0 - 0.5) / 0.5).collect();
-        let pixels = Tensor::from_vec(normalised, (1, side, side, 3), &self.device)?;
-        Ok(pixels.permute((0, 3, 1, 2))?.contiguous()?.to_dtype(self.dtype)?)
     }
 
     /// Work of the trunk for one picture, in millions of multiply–adds.

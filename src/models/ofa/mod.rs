@@ -27,6 +27,7 @@
 //! - Beam search ranks equal scores by hypothesis and token; PyTorch's order is unspecified.
 //! - A box with a token that is no location, or with corners in the wrong order, is no box; the
 //!   reference returns numbers.
+//! - Scores that are not finite are an error; the reference answers with what comes of them.
 //! - Prompts end at 512 tokens; the reference fails where its position table ends.
 //! - Without a description of the picture the entailment prompt is OFA's form without a caption;
 //!   RiVEG always has a caption.

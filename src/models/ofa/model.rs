@@ -112,7 +112,9 @@ impl Ofa {
                 *hypotheses = next.into_iter().map(|(_, hypothesis)| hypothesis).collect();
                 first_row += before;
             }
-            state.reorder(&parents)?;
+            if step < length {
+                state.reorder(&parents)?;
+            }
         }
         let best = beams.into_iter().map(|ranked| ranked.into_iter().next());
         best.map(|best| best.ok_or(ModelError::NotFinite("ofa"))).collect()

@@ -6,6 +6,8 @@ use candle_nn::{Conv2d, Conv2dConfig, Module, VarBuilder};
 
 use super::config::Config;
 use crate::models::Result;
+use crate::models::ops::{Activation, relu};
+use crate::models::pyramid::Pointwise;
 
 /// Epsilon of batch normalisation.
 const EPS: f64 = 1e-5;
@@ -13,8 +15,8 @@ const EPS: f64 = 1e-5;
 /// A convolution with its batch normalisation folded in.
 #[derive(Debug)]
 enum Conv {
-    /// 1×1 with stride 1: one matrix product, `[out, in]` and `[1, out, 1]`.
-    Pointwise { weight: Tensor, bias: Tensor },
+    /// 1×1 with stride 1: one matrix product.
+    Pointwise(Pointwise),
     /// Any other.
     Spatial(Conv2d),
 }
@@ -42,10 +44,8 @@ impl Conv {
         let weight = weight.broadcast_mul(&factor.reshape((output, 1, 1, 1))?)?.to_dtype(dtype)?;
         let bias = bias.to_dtype(dtype)?;
         if kernel == 1 && stride == 1 {
-            return Ok(Self::Pointwise {
-                weight: weight.reshape((output, input))?,
-                bias: bias.reshape((1, output, 1))?,
-            });
+            let weight = weight.reshape((output, input))?;
+            return Ok(Self::Pointwise(Pointwise::of(weight, bias, Activation::None)));
         }
         let config = Conv2dConfig { padding: kernel / 2, stride, ..Conv2dConfig::default() };
         Ok(Self::Spatial(Conv2d::new(weight, Some(bias), config)))
@@ -54,11 +54,7 @@ impl Conv {
     /// `[batch, in, rows, columns]` to `[batch, out, rows / stride, columns / stride]`.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {
-            Self::Pointwise { weight, bias } => {
-                let (batch, _, rows, columns) = x.dims4()?;
-                let y = weight.broadcast_matmul(&x.flatten_from(2)?)?.broadcast_add(bias)?;
-                Ok(y.reshape((batch, (), rows, columns))?)
-            }
+            Self::Pointwise(conv) => conv.forward(x),
             Self::Spatial(conv) => Ok(conv.forward(x)?),
         }
     }
@@ -97,14 +93,14 @@ impl Bottleneck {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = self.reduce.forward(x)?.relu()?;
-        let y = self.spatial.forward(&y)?.relu()?;
+        let y = relu(&self.reduce.forward(x)?)?;
+        let y = relu(&self.spatial.forward(&y)?)?;
         let y = self.expand.forward(&y)?;
         let y = match &self.shortcut {
             Some(shortcut) => (y + shortcut.forward(x)?)?,
             None => (y + x)?,
         };
-        Ok(y.relu()?)
+        Ok(relu(&y)?)
     }
 }
 
@@ -144,7 +140,7 @@ impl Trunk {
     /// # Errors
     /// A tensor operation failed.
     pub fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
-        let x = self.stem.forward(pixels)?.relu()?;
+        let x = relu(&self.stem.forward(pixels)?)?;
         // After the ReLU nothing is negative, so padding with zeros pads with the minimum.
         let x = x.pad_with_zeros(2, 1, 1)?.pad_with_zeros(3, 1, 1)?;
         let mut x = x.max_pool2d_with_stride(3, 2)?;

@@ -2,6 +2,7 @@
 //! `refcoco_dataset.py` of OFA, with RiVEG's slots).
 
 use crate::models::EntityType;
+use crate::models::expression::Expression;
 
 /// Words kept of each text that goes into a prompt.
 const MAX_WORDS: usize = 80;
@@ -28,18 +29,14 @@ pub fn grounding_prompt(expression: &str) -> String {
 /// Turns `Entity (TYPE)-expansion` into the spelling that RiVEG trained with: no space before the
 /// bracket, and `OTHER` for `MISC`. Any other text stays as it is.
 fn as_trained(expression: &str) -> String {
-    for kind in EntityType::ALL {
-        let marker = format!(" ({})-", kind.name());
-        if let Some(at) = expression.find(&marker) {
-            let name = match kind {
-                EntityType::Misc => "OTHER",
-                _ => kind.name(),
-            };
-            let expansion = &expression[at + marker.len()..];
-            return format!("{}({name})-{expansion}", &expression[..at]);
-        }
-    }
-    expression.to_owned()
+    let Some(Expression { name, kind, expansion }) = Expression::parse(expression) else {
+        return expression.to_owned();
+    };
+    let kind = match kind {
+        EntityType::Misc => "OTHER",
+        _ => kind.name(),
+    };
+    format!("{name}({kind})-{expansion}")
 }
 
 /// Cleans one text: lower case, no leading `,.!?*#:;~`, `-` and `/` as spaces, `<person>` as
@@ -107,6 +104,7 @@ mod tests {
     fn the_wires_spelling_becomes_the_one_of_training() {
         assert_eq!(as_trained("Foo (bar) (MISC)-a thing"), "Foo (bar)(OTHER)-a thing");
         assert_eq!(as_trained("Foo (bar)-baz"), "Foo (bar)-baz");
+        assert_eq!(as_trained("A (PER)-b (ORG)-a club"), "A (PER)-b(ORG)-a club");
         assert_eq!(as_trained("Ada (PER)-a person"), "Ada(PER)-a person");
     }
 

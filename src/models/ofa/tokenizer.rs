@@ -42,8 +42,8 @@ impl Tokenizer {
     /// A file is missing or malformed.
     pub fn open(dir: &Path, vocabulary: Vocabulary, sizes: (usize, usize)) -> Result<Self> {
         let json = dir.join("tokenizer.json");
-        let mut bpe = if json.is_file() {
-            Bpe::from_file(&json).map_err(|error| failed(&error))?
+        let bpe = if json.is_file() {
+            plain(&Bpe::from_file(&json).map_err(|error| failed(&error))?)?
         } else {
             let pairs = [("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt")];
             let pair = pairs.into_iter().find(|(vocab, _)| dir.join(vocab).is_file());
@@ -55,8 +55,6 @@ impl Tokenizer {
             })?;
             byte_level(&dir.join(vocab), &dir.join(merges))?
         };
-        // A `<bin_7>` that somebody wrote is text, not a location.
-        bpe.set_encode_special_tokens(true);
         let dictionary = dir.join("dict.txt");
         let dictionary = dictionary.is_file().then(|| read_dictionary(&dictionary)).transpose()?;
         let (vocab_size, positions) = sizes;
@@ -113,6 +111,15 @@ impl Tokenizer {
         }
         Ok(firsts)
     }
+}
+
+/// A tokenizer without its added tokens: a `<bin_7>` that somebody wrote is text, not a location,
+/// whether or not the file calls the token special.
+fn plain(bpe: &Bpe) -> Result<Bpe> {
+    let mut plain = Bpe::new(bpe.get_model().clone());
+    plain.with_normalizer(bpe.get_normalizer().cloned()).map_err(|error| failed(&error))?;
+    plain.with_pre_tokenizer(bpe.get_pre_tokenizer().cloned());
+    Ok(plain)
 }
 
 /// GPT-2's tokenizer from its two files.

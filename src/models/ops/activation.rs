@@ -1,6 +1,8 @@
 //! Bias and activation in one pass over memory.
 
-use candle_core::{CpuStorage, Error, InplaceOp2, Layout, Result, Tensor};
+use candle_core::{
+    CpuStorage, CustomOp1, Error, InplaceOp2, Layout, Result, Shape, Tensor, WithDType,
+};
 use rayon::prelude::*;
 
 use super::{fused, values};
@@ -26,13 +28,75 @@ impl Activation {
         }
     }
 
-    /// The same by candle's operations.
-    pub(super) fn compose(self, x: &Tensor) -> Result<Tensor> {
+    /// The same in a pass of its own.
+    pub(super) fn apply(self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::None => Ok(x.clone()),
-            Self::Relu => x.relu(),
-            Self::Relu6 => x.clamp(0f32, 6f32),
+            _ => clamp(x, self.range()),
         }
+    }
+}
+
+/// `max(x, 0)`, see [`clamp`].
+///
+/// # Errors
+/// A tensor operation failed.
+pub fn relu(x: &Tensor) -> Result<Tensor> {
+    clamp(x, (0.0, f32::INFINITY))
+}
+
+/// `x` cut to `low..=high`.
+///
+/// What is not a number stays so, as in PyTorch, so that a broken layer shows in the answer.
+/// candle's `relu` makes zeros of it, and on CUDA its `maximum` and `clamp` do so in f32 as well.
+///
+/// # Errors
+/// A tensor operation failed.
+pub fn clamp(x: &Tensor, (low, high): (f32, f32)) -> Result<Tensor> {
+    if x.device().is_cpu() {
+        return x.contiguous()?.apply_op1_no_bwd(&Clamp(low, high));
+    }
+    clamp_by_comparison(x, (low, high))
+}
+
+/// [`clamp`] by operations that leave alone what compares as neither below nor above.
+fn clamp_by_comparison(x: &Tensor, (low, high): (f32, f32)) -> Result<Tensor> {
+    let constant =
+        |value: f32| Tensor::new(value, x.device())?.to_dtype(x.dtype())?.broadcast_as(x.shape());
+    let x = x.lt(low)?.where_cond(&constant(low)?, x)?;
+    if high == f32::INFINITY {
+        return Ok(x);
+    }
+    x.gt(high)?.where_cond(&constant(high)?, &x)
+}
+
+struct Clamp(f32, f32);
+
+impl Clamp {
+    fn each<T: WithDType>(&self, values: &[T], layout: &Layout) -> Result<Vec<T>> {
+        let (start, end) = layout
+            .contiguous_offsets()
+            .ok_or_else(|| Error::msg("clamp: needs contiguous values"))?;
+        let (low, high) = (T::from_f64(self.0.into()), T::from_f64(self.1.into()));
+        let values = values[start..end].par_iter().with_min_len(1 << 15);
+        Ok(values.map(|&value| cut(value, low, high)).collect())
+    }
+}
+
+impl CustomOp1 for Clamp {
+    fn name(&self) -> &'static str {
+        "clamp"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let y = match x {
+            CpuStorage::F16(x) => CpuStorage::F16(self.each(x, layout)?),
+            CpuStorage::BF16(x) => CpuStorage::BF16(self.each(x, layout)?),
+            CpuStorage::F32(x) => CpuStorage::F32(self.each(x, layout)?),
+            CpuStorage::F64(x) => CpuStorage::F64(self.each(x, layout)?),
+            _ => return Err(Error::msg("clamp: needs floating-point values")),
+        };
+        Ok((y, layout.shape().clone()))
     }
 }
 
@@ -50,7 +114,7 @@ pub fn bias_activate(x: Tensor, bias: &Tensor, activation: Activation) -> Result
     if let Some(channels) = shape.get_mut(1) {
         *channels = bias.elem_count();
     }
-    activation.compose(&x.broadcast_add(&bias.reshape(shape)?)?)
+    activation.apply(&x.broadcast_add(&bias.reshape(shape)?)?)
 }
 
 struct BiasActivation(Activation);
@@ -90,7 +154,7 @@ impl InplaceOp2 for BiasActivation {
 
 /// `value` within `low..=high`. Unlike `f32::max` it keeps what is not a number, so that a broken
 /// network shows in its answer; it is two instructions a vector all the same.
-pub(super) fn cut(value: f32, low: f32, high: f32) -> f32 {
+pub(super) fn cut<T: PartialOrd>(value: T, low: T, high: T) -> T {
     let value = if value < low { low } else { value };
     if value > high { high } else { value }
 }
@@ -106,9 +170,8 @@ mod tests {
         let x = Tensor::randn(0f32, 5.0, (2, 3, 4, 5), &Device::Cpu)?;
         let bias = Tensor::new(&[-1f32, 0.5, 3.0], &Device::Cpu)?;
         for activation in [Activation::None, Activation::Relu, Activation::Relu6] {
-            let plain = activation
-                .compose(&x.broadcast_add(&bias.reshape((1, 3, 1, 1))?)?)?
-                .flatten_all()?;
+            let plain =
+                activation.apply(&x.broadcast_add(&bias.reshape((1, 3, 1, 1))?)?)?.flatten_all()?;
             let fused = bias_activate(x.copy()?, &bias, activation)?.flatten_all()?;
             assert_eq!(fused.to_vec1::<f32>()?, plain.to_vec1::<f32>()?, "{activation:?}");
             let half =
@@ -121,12 +184,36 @@ mod tests {
     }
 
     #[test]
+    fn both_ways_to_clamp_keep_what_is_not_a_number() -> Result<()> {
+        let values = [f32::NAN, -1.5, 0.0, 2.0, 7.0, f32::INFINITY, f32::NEG_INFINITY];
+        let expected = [f32::NAN, 0.0, 0.0, 2.0, 6.0, 6.0, 0.0];
+        let x = Tensor::new(&[values, values], &Device::Cpu)?.t()?;
+        for dtype in [DType::F32, DType::F16, DType::BF16, DType::F64] {
+            let x = x.to_dtype(dtype)?;
+            for way in [clamp, clamp_by_comparison] {
+                let y = way(&x, (0.0, 6.0))?.to_dtype(DType::F32)?.t()?.to_vec2::<f32>()?;
+                for row in y {
+                    let same = |(a, b): (&f32, &f32)| a == b || a.is_nan() && b.is_nan();
+                    assert!(row.iter().zip(&expected).all(same), "{dtype:?}: {row:?}");
+                }
+                let y = way(&x, (0.0, f32::INFINITY))?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+                assert!(y[0][0].is_nan() && y[5][0] == f32::INFINITY, "{dtype:?}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
     fn what_is_not_a_number_stays_visible() -> Result<()> {
         let x = Tensor::new(&[[f32::NAN, f32::INFINITY]], &Device::Cpu)?;
         let bias = Tensor::zeros(2, DType::F32, &Device::Cpu)?;
-        let y = bias_activate(x, &bias, Activation::Relu6)?.flatten_all()?.to_vec1::<f32>()?;
-        assert!(y[0].is_nan());
-        assert_eq!(y[1], 6.0);
+        for dtype in [DType::F32, DType::F64] {
+            let (x, bias) = (x.copy()?.to_dtype(dtype)?, bias.to_dtype(dtype)?);
+            let y = bias_activate(x, &bias, Activation::Relu6)?.to_dtype(DType::F32)?;
+            let y = y.flatten_all()?.to_vec1::<f32>()?;
+            assert!(y[0].is_nan(), "{dtype:?}");
+            assert_eq!(y[1], 6.0, "{dtype:?}");
+        }
         Ok(())
     }
 

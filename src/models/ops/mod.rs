@@ -1,13 +1,16 @@
-//! Fused operations for the CPU, where candle's own are many times slower than the hardware.
+//! Operations that networks share: fused ones for the CPU, where candle's own are many times slower
+//! than the hardware, and those where candle's own lose what must not be lost.
 //!
-//! Each is a custom operation of candle for `f32` on the CPU; on any other device or type the same
+//! Each fused one is a custom operation of candle for `f32` on the CPU; on any other device or type the same
 //! value is composed of candle's operations. Tests hold the two together.
 
 mod activation;
 mod depthwise;
+mod softmax;
 
-pub use activation::{Activation, bias_activate};
+pub use activation::{Activation, bias_activate, clamp, relu};
 pub use depthwise::Depthwise;
+pub use softmax::softmax_f32;
 
 use candle_core::{CpuStorage, DType, Error, Layout, Result, Tensor};
 

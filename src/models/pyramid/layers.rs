@@ -22,7 +22,12 @@ impl Pointwise {
         vb: VarBuilder,
     ) -> Result<Self> {
         let weight = vb.get((to, from, 1, 1), "weight")?.reshape((to, from))?;
-        Ok(Self { weight, bias: vb.get(to, "bias")?, activation })
+        Ok(Self::of(weight, vb.get(to, "bias")?, activation))
+    }
+
+    /// From `weight` `[to, from]` and `bias` `[to]`.
+    pub(in crate::models) fn of(weight: Tensor, bias: Tensor, activation: Activation) -> Self {
+        Self { weight, bias, activation }
     }
 
     /// `[batch, from, height, width]` to `[batch, to, height, width]`.

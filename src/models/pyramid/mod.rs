@@ -12,7 +12,7 @@ pub(in crate::models) use layers::Pointwise;
 use layers::{Conv3, depthwise};
 
 use super::Result;
-use super::ops::{Activation, Depthwise};
+use super::ops::{Activation, Depthwise, relu};
 
 /// Expand, filter each channel, project; around a shortcut where sides and channels stay.
 #[derive(Debug)]
@@ -93,17 +93,17 @@ impl Pyramid {
             stages.push((blocks, at));
         }
         let [p16, p8] = config.pyramid;
-        let (plain, relu) = (Activation::None, Activation::Relu);
+        let (plain, active) = (Activation::None, Activation::Relu);
         Ok(Self {
             stem: Conv3::new((3, config.stem), 2, Activation::Relu6, vb.pp("stem"))?,
             stages,
             context: linear(c32, c32, vb.pp("context"))?,
             top: Pointwise::new((c32, p16), plain, vb.pp("top"))?,
             mid: Pointwise::new((c16, p16), plain, vb.pp("mid"))?,
-            merge: Conv3::new((p16, p16), 1, relu, vb.pp("merge"))?,
+            merge: Conv3::new((p16, p16), 1, active, vb.pp("merge"))?,
             down: Pointwise::new((p16, p8), plain, vb.pp("down"))?,
             low: Pointwise::new((c8, p8), plain, vb.pp("low"))?,
-            fine: Conv3::new((p8, p8), 1, relu, vb.pp("fine"))?,
+            fine: Conv3::new((p8, p8), 1, active, vb.pp("fine"))?,
         })
     }
 
@@ -116,9 +116,9 @@ impl Pyramid {
         let summary = c32.mean((2, 3))?;
         let context = self.context.forward(&summary)?.unsqueeze(D::Minus1)?;
         let c32 = c32.broadcast_add(&context.unsqueeze(D::Minus1)?)?;
-        let middle = (self.mid.forward(&c16)? + double(&self.top.forward(&c32)?)?)?.relu()?;
+        let middle = relu(&(self.mid.forward(&c16)? + double(&self.top.forward(&c32)?)?)?)?;
         let middle = self.merge.forward(&middle)?;
-        let fine = (self.low.forward(&c8)? + double(&self.down.forward(&middle)?)?)?.relu()?;
+        let fine = relu(&(self.low.forward(&c8)? + double(&self.down.forward(&middle)?)?)?)?;
         let fine = self.fine.forward(&fine)?;
         Ok(Maps { quarter, middle, fine, summary })
     }

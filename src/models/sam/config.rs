@@ -90,6 +90,7 @@ pub struct Config {
     /// Channels of the image embedding: the width of prompts and mask decoder.
     pub out_chans: usize,
     /// Channels of the mask-prompt branch. Mask prompts are not offered, so it is only recorded.
+    #[serde(default)]
     pub mask_in_chans: usize,
     /// Number of two-way blocks in the mask decoder.
     pub decoder_depth: usize,
@@ -292,6 +293,14 @@ mod tests {
                 assert!(serde_json::from_str::<Config>(&unknown).is_err(), "{unknown}");
             }
         }
+    }
+
+    /// Nothing reads it, so nobody need state it.
+    #[test]
+    fn the_mask_prompt_branch_may_be_left_out() {
+        let mut value = serde_json::to_value(Config::vit_b()).unwrap();
+        value.as_object_mut().unwrap().remove("mask_in_chans");
+        assert!(serde_json::from_value::<Config>(value).unwrap().check().is_ok());
     }
 
     /// By hand for ViT-B: 4096 tokens × 12 blocks × 12·768² = 348 billion in the linear layers (a

@@ -10,6 +10,7 @@ use super::config::Config;
 use super::ops::Linear;
 use super::prompt::PromptEncoder;
 use super::transformer::{Cells, TwoWayTransformer};
+use crate::models::ops::relu;
 
 /// `LayerNorm2d`'s epsilon.
 const EPS: f64 = 1e-6;
@@ -157,7 +158,7 @@ impl Mlp {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let mut x = x.clone();
         for (index, layer) in self.layers.iter().enumerate() {
-            x = if index > 0 { layer.forward(&x.relu()?)? } else { layer.forward(&x)? };
+            x = if index > 0 { layer.forward(&relu(&x)?)? } else { layer.forward(&x)? };
         }
         Ok(x)
     }

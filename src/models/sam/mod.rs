@@ -1,8 +1,8 @@
 //! SAM: box- and point-prompted segmentation (Kirillov et al., "Segment Anything", 2023).
 //!
 //! Reference implementation: Meta's `segment-anything` 1.0; the state dict has its names
-//! (`image_encoder.*`, `prompt_encoder.*`, `mask_decoder.*`), so released checkpoints load as they
-//! are. Every size comes from [`Config`]; [`Config::vit_b`], [`Config::vit_l`] and
+//! (`image_encoder.*`, `prompt_encoder.*`, `mask_decoder.*`), so a released checkpoint loads as it
+//! is, under the name `model.pth`. Every size comes from [`Config`]; [`Config::vit_b`], [`Config::vit_l`] and
 //! [`Config::vit_h`] are the released ones. Held to the reference by `tests/golden_sam.rs`.
 //!
 //! A convolutional encoder may take the vision transformer's place
@@ -45,6 +45,8 @@ use mask_decoder::{Decoded, MaskDecoder};
 use prompt::PromptEncoder;
 use transformer::Cells;
 
+/// Names that a pack's weight file may have, in order of preference.
+const FILES: [&str; 2] = ["model.safetensors", "model.pth"];
 /// How many prompts are decoded in one pass: what a prompt needs on the way (cells, upscaled cells)
 /// is much larger than its mask.
 const PROMPTS_AT_ONCE: usize = 16;
@@ -88,13 +90,14 @@ struct Place {
 }
 
 impl Sam {
-    /// Loads `config.json` and `model.safetensors` from `dir`. Weights are converted to `dtype`.
+    /// Loads `config.json` and `model.safetensors` or `model.pth` from `dir`. Weights are converted
+    /// to `dtype`.
     ///
     /// # Errors
     /// When a file is missing, is not what it should be, or lacks a tensor of the right shape.
     pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self> {
         let config = Config::read(&dir.join("config.json"))?;
-        let weights = Checkpoint::open(dir, &["model.safetensors"], None, dtype, device)?;
+        let weights = Checkpoint::open(dir, &FILES, None, dtype, device)?;
         let info = weights.info("sam", |_| true);
         Self::new(config, weights.builder, info)
     }
@@ -128,6 +131,19 @@ impl Sam {
     /// # Errors
     /// When a tensor operation fails, or the network's output is not finite.
     pub fn segment_prompts(
+        &self,
+        inputs: &[PromptedImage],
+        output: MaskOutput,
+    ) -> Result<Vec<Vec<Vec<MaskPrediction>>>> {
+        let mut answers = self.decode_all(inputs, output)?;
+        for mask in answers.iter_mut().flatten().flatten() {
+            mask.predicted_iou = mask.predicted_iou.clamp(0.0, 1.0);
+        }
+        Ok(answers)
+    }
+
+    /// What [`Self::segment_prompts`] answers, with the IoUs as the network says them.
+    fn decode_all(
         &self,
         inputs: &[PromptedImage],
         output: MaskOutput,
@@ -200,16 +216,18 @@ impl Sam {
         Ok(self.mask_decoder.forward(cells, &fine, &prompts, masks)?)
     }
 
-    /// One mask with its scores.
+    /// One mask with its scores; the IoU is the network's, which may lie outside `0..=1`.
     fn prediction(&self, logits: Vec<f32>, iou: f32, frame: MaskFrame) -> Result<MaskPrediction> {
         if !iou.is_finite() || logits.iter().any(|logit| !logit.is_finite()) {
             return Err(ModelError::NotFinite("sam mask decoder"));
         }
         let side = 4 * self.config.grid();
-        let stability = stability(&logits, side, &frame, self.config.mask_threshold);
+        let threshold = self.config.mask_threshold;
+        let stability = stability(&logits, side, &frame, threshold);
         let logits = MaskLogits::new(side, side, logits, frame)
-            .map_err(|error| ModelError::Weights(format!("SAM mask: {error}")))?;
-        Ok(MaskPrediction { logits, predicted_iou: iou.clamp(0.0, 1.0), stability })
+            .map_err(|error| ModelError::Weights(format!("SAM mask: {error}")))?
+            .above(threshold);
+        Ok(MaskPrediction { logits, predicted_iou: iou, stability })
     }
 }
 
@@ -254,10 +272,7 @@ impl Segmenter for Sam {
             BoxOutput::Single => MaskOutput::Single,
             BoxOutput::BestOfMultimask => MaskOutput::Multi,
         };
-        let masks = self.segment_prompts(&prompted, output)?;
-        let best = |masks: Vec<MaskPrediction>| {
-            masks.into_iter().max_by(|a, b| a.predicted_iou.total_cmp(&b.predicted_iou))
-        };
+        let masks = self.decode_all(&prompted, output)?;
         Ok(masks.into_iter().map(|masks| masks.into_iter().filter_map(best).collect()).collect())
     }
 
@@ -272,6 +287,18 @@ impl Segmenter for Sam {
     fn info(&self) -> ModelInfo {
         self.info.clone()
     }
+}
+
+/// The mask that the network trusts most, the first of equals. Its IoU is clamped only then: two
+/// may lie above 1.
+fn best(masks: Vec<MaskPrediction>) -> Option<MaskPrediction> {
+    let better = |a: MaskPrediction, b: MaskPrediction| match b.predicted_iou > a.predicted_iou {
+        true => b,
+        false => a,
+    };
+    let mut best = masks.into_iter().reduce(better)?;
+    best.predicted_iou = best.predicted_iou.clamp(0.0, 1.0);
+    Some(best)
 }
 
 /// IoU of the mask at a higher and at a lower threshold, over the cells whose centre the picture

@@ -3,7 +3,8 @@
 
 use candle_core::{D, Result, Tensor};
 use candle_nn::VarBuilder;
-use candle_nn::ops::softmax_last_dim;
+
+use crate::models::ops::softmax_f32;
 
 /// Attention scores that exist at a time, in elements: larger score matrices are computed by
 /// blocks of queries.
@@ -56,7 +57,7 @@ impl Linear {
 pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
     let (batch, queries, _) = q.dims3()?;
     let k = k.transpose(1, 2)?;
-    let block = |q: &Tensor| softmax_last_dim(&q.matmul(&k)?)?.matmul(v);
+    let block = |q: &Tensor| softmax_f32(&q.matmul(&k)?)?.matmul(v);
     let rows = (SCORES_AT_ONCE / (batch * k.dim(2)?).max(1)).max(1);
     if rows >= queries {
         return block(q);

@@ -7,11 +7,11 @@
 //! projection's bias.
 
 use candle_core::{Result, Tensor};
-use candle_nn::ops::softmax_last_dim;
 use candle_nn::{LayerNorm, Module, VarBuilder, layer_norm};
 
 use super::config::Config;
 use super::ops::{Linear, attend, join_heads, split_heads};
+use crate::models::ops::{relu, softmax_f32};
 
 /// `torch.nn.LayerNorm`'s default.
 const EPS: f64 = 1e-5;
@@ -138,7 +138,7 @@ impl Layer {
         let queries = self.norm1.forward(&queries)?;
         let attended = self.tokens_to_cells.forward(&(&queries + pe)?, cells)?;
         let queries = self.norm2.forward(&(queries + attended)?)?;
-        let hidden = self.up.forward(&queries)?.relu()?;
+        let hidden = relu(&self.up.forward(&queries)?)?;
         let queries = self.norm3.forward(&(&queries + self.down.forward(&hidden)?)?)?;
         let values = self.cells_to_tokens.forward(cells, &(&queries + pe)?, &queries)?;
         let values = self.norm4.forward(&values)?;
@@ -247,7 +247,7 @@ impl CellsToTokens {
             let keys = keys.reshape((*heads, count * length, dim))?.transpose(1, 2)?;
             let scores = q.get(picture)?.matmul(&keys)?;
             let scores = scores.reshape((*heads, count_cells, count, length))?;
-            let weights = softmax_last_dim(&scores.permute((2, 0, 1, 3))?.contiguous()?)?;
+            let weights = softmax_f32(&scores.permute((2, 0, 1, 3))?.contiguous()?)?;
             let attended = weights.matmul(&v.narrow(0, first, count)?)?;
             let gathered = out.forward(&join_heads(&attended)?)?;
             gathered.broadcast_add(&cells.values.get(picture)?)

@@ -88,9 +88,10 @@ pub struct EncoderConfig {
     pub type_vocab_size: usize,
     /// Added to the variance in layer normalisation.
     pub layer_norm_eps: f64,
-    /// Piece id of padding.
+    /// Piece id of padding; 0 for BERT if absent. XLM-RoBERTa must state it, because its positions
+    /// are counted from there.
     #[serde(default)]
-    pub pad_token_id: u32,
+    pub pad_token_id: Option<u32>,
 }
 
 impl Config {
@@ -112,6 +113,9 @@ impl Config {
         {
             return refuse("hidden_size is not a multiple of num_attention_heads");
         }
+        if encoder.model_type == Family::XlmRoberta && encoder.pad_token_id.is_none() {
+            return refuse("xlm-roberta without pad_token_id");
+        }
         if self.max_length < 3 || self.max_length > encoder.positions() {
             return refuse("max_length is under 3 or over the encoder's positions");
         }
@@ -123,12 +127,17 @@ impl Config {
 }
 
 impl EncoderConfig {
+    /// Piece id of padding.
+    pub fn pad(&self) -> u32 {
+        self.pad_token_id.unwrap_or(0)
+    }
+
     /// The longest sequence that the position table has rows for.
     pub fn positions(&self) -> usize {
         match self.model_type {
             Family::Bert => self.max_position_embeddings,
             Family::XlmRoberta => {
-                self.max_position_embeddings.saturating_sub(self.pad_token_id as usize + 1)
+                self.max_position_embeddings.saturating_sub(self.pad() as usize + 1)
             }
         }
     }
@@ -160,6 +169,19 @@ mod tests {
         assert_eq!(config.token_types, TokenTypes::Zero);
         assert_eq!((config.max_knowledge, config.fine_labels.len()), (None, 0));
         assert_eq!(config.crf_scope, CrfScope::Sequence);
+    }
+
+    #[test]
+    fn only_bert_has_a_default_padding() {
+        let without = |family: &str| {
+            parse(|v| {
+                v["encoder"]["model_type"] = family.into();
+                v["encoder"].as_object_mut().unwrap().remove("pad_token_id");
+            })
+        };
+        assert_eq!(without("bert").unwrap().encoder.pad(), 0);
+        let error = without("xlm-roberta").unwrap_err();
+        assert!(error.to_string().contains("pad_token_id"), "{error}");
     }
 
     #[test]

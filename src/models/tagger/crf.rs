@@ -8,7 +8,7 @@ use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 
 use super::labels::{LabelSet, WordSpan};
-use crate::models::Result;
+use crate::models::{ModelError, Result};
 
 /// The parameters, on the host.
 #[derive(Debug, Clone)]
@@ -28,13 +28,20 @@ pub struct Lattice {
 }
 
 impl Crf {
-    /// Reads `start_transitions [L]`, `end_transitions [L]`, `transitions [L, L]`.
+    /// Reads `start_transitions [L]`, `end_transitions [L]`, `transitions [L, L]`, in single
+    /// precision whatever the type of the network: they are few, and decide between labels.
     ///
     /// # Errors
-    /// A tensor is missing or has another shape.
+    /// A tensor is missing, has another shape, or holds a value that is not finite: decoding
+    /// compares, and comparisons hide it.
     pub fn load(labels: usize, vb: &VarBuilder) -> Result<Self> {
-        let host = |tensor: Tensor| -> candle_core::Result<Vec<f32>> {
-            tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1()
+        let vb = vb.to_dtype(DType::F32);
+        let host = |tensor: Tensor| -> Result<Vec<f32>> {
+            let values: Vec<f32> = tensor.flatten_all()?.to_vec1()?;
+            match values.iter().all(|value| value.is_finite()) {
+                true => Ok(values),
+                false => Err(ModelError::NotFinite("tagger, transitions")),
+            }
         };
         Ok(Self {
             labels,
@@ -172,6 +179,10 @@ fn log_sum_exp(values: impl Iterator<Item = f64> + Clone) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
+    use candle_core::Device;
+
     use super::*;
 
     fn tiny() -> (Crf, LabelSet) {
@@ -185,18 +196,33 @@ mod tests {
         (crf, set)
     }
 
+    /// All of BIOES with one type, and one label of another.
+    fn bioes() -> (Crf, LabelSet) {
+        let names = ["O", "B-PER", "I-PER", "E-PER", "S-PER", "E-LOC"];
+        let n = names.len();
+        let value = |i: usize| ((i * 37 + 11) % 23) as f32 / 10.0 - 1.1;
+        let crf = Crf {
+            labels: n,
+            start: (0..n).map(value).collect(),
+            end: (5..5 + n).map(value).collect(),
+            transitions: (9..9 + n * n).map(value).collect(),
+        };
+        (crf, LabelSet::parse(&names).unwrap())
+    }
+
     /// Every label sequence of `words` words with its unnormalised probability.
     fn all_paths(crf: &Crf, emissions: &[f32]) -> Vec<(Vec<usize>, f64)> {
-        let words = emissions.len() / 3;
-        (0..3_usize.pow(words as u32))
+        let labels = crf.labels;
+        let words = emissions.len() / labels;
+        (0..labels.pow(words as u32))
             .map(|code| {
                 let path: Vec<usize> =
-                    (0..words).map(|i| code / 3_usize.pow(i as u32) % 3).collect();
+                    (0..words).map(|i| code / labels.pow(i as u32) % labels).collect();
                 let mut score = crf.start[path[0]] + crf.end[path[words - 1]];
                 for (i, &label) in path.iter().enumerate() {
-                    score += emissions[i * 3 + label];
+                    score += emissions[i * labels + label];
                     if i > 0 {
-                        score += crf.transitions[path[i - 1] * 3 + label];
+                        score += crf.transitions[path[i - 1] * labels + label];
                     }
                 }
                 (path, f64::from(score).exp())
@@ -206,26 +232,40 @@ mod tests {
 
     #[test]
     fn span_probability_is_the_share_of_sequences_that_read_the_span() {
-        let (crf, set) = tiny();
-        let emissions =
-            [0.1, 0.9, -0.5, 0.0, 0.2, 1.1, 0.7, -0.3, 0.4, -0.2, 0.8, 0.1_f32].map(|e| e * 1.5);
-        let all = all_paths(&crf, &emissions);
-        let total: f64 = all.iter().map(|(_, weight)| weight).sum();
-        let best = crf.viterbi(&emissions);
-        let expected = all.iter().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
-        assert_eq!(best, expected.0);
-        let lattice = crf.lattice(&emissions);
-        for (path, _) in &all {
-            for span in set.spans(path) {
-                let range = span.start..span.end;
-                let same = all.iter().filter(|(other, _)| {
-                    other[range.clone()] == path[range.clone()] && set.spans(other).contains(&span)
-                });
-                let expected = same.map(|(_, weight)| weight).sum::<f64>() / total;
-                let found = crf.span_probability(&lattice, &emissions, path, span, &set);
-                assert!((found - expected).abs() < 1e-6, "{path:?} {span:?} {found} {expected}");
+        for ((crf, set), words) in [(tiny(), 4), (bioes(), 3)] {
+            let emission = |i: usize| ((i * 29 + 7) % 17) as f32 / 8.0 - 1.0;
+            let emissions: Vec<f32> = (0..words * crf.labels).map(emission).collect();
+            let all = all_paths(&crf, &emissions);
+            let total: f64 = all.iter().map(|(_, weight)| weight).sum();
+            let best = all.iter().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+            assert_eq!(crf.viterbi(&emissions), best.0);
+            let lattice = crf.lattice(&emissions);
+            for (path, _) in &all {
+                for span in set.spans(path) {
+                    let range = span.start..span.end;
+                    let same = all.iter().filter(|(other, _)| {
+                        other[range.clone()] == path[range.clone()]
+                            && set.spans(other).contains(&span)
+                    });
+                    let expected = same.map(|(_, weight)| weight).sum::<f64>() / total;
+                    let found = crf.span_probability(&lattice, &emissions, path, span, &set);
+                    let what = format!("{path:?} {span:?} {found} {expected}");
+                    assert!((found - expected).abs() < 1e-6, "{what}");
+                }
             }
         }
+    }
+
+    #[test]
+    fn half_precision_does_not_reach_the_parameters() {
+        let values = |shape: &[usize]| Tensor::full(0.1f32, shape, &Device::Cpu).unwrap();
+        let tensors = [("start_transitions", 3), ("end_transitions", 3)];
+        let mut tensors: HashMap<String, Tensor> =
+            tensors.into_iter().map(|(name, n)| (name.to_owned(), values(&[n]))).collect();
+        tensors.insert("transitions".to_owned(), values(&[3, 3]));
+        let vb = VarBuilder::from_tensors(tensors, DType::F16, &Device::Cpu);
+        let crf = Crf::load(3, &vb).unwrap();
+        assert!([crf.start, crf.end, crf.transitions].iter().flatten().all(|&value| value == 0.1));
     }
 
     #[test]

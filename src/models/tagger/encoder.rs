@@ -7,11 +7,12 @@
 
 use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::{
-    Activation, Embedding, LayerNorm, Linear, VarBuilder, embedding, layer_norm, linear, ops,
+    Activation, Embedding, LayerNorm, Linear, VarBuilder, embedding, layer_norm, linear,
 };
 
 use super::config::{EncoderConfig, Family};
 use crate::models::Result;
+use crate::models::ops::{relu, softmax_f32};
 
 /// The encoder.
 #[derive(Debug)]
@@ -55,7 +56,7 @@ impl Encoder {
             norm: layer_norm(hidden, config.layer_norm_eps, vb_embeddings.pp("LayerNorm"))?,
             layers,
             family: config.model_type,
-            pad: config.pad_token_id,
+            pad: config.pad(),
         })
     }
 
@@ -153,8 +154,15 @@ impl Layer {
     fn forward(&self, x: &Tensor, bias: Option<&Tensor>) -> candle_core::Result<Tensor> {
         let attended = self.attention_output.forward(&self.attend(x, bias)?)?;
         let x = self.attention_norm.forward(&(attended + x)?)?;
-        let inner = self.activation.forward(&self.intermediate.forward(&x)?)?;
+        let inner = self.activate(&self.intermediate.forward(&x)?)?;
         self.output_norm.forward(&(self.output.forward(&inner)? + x)?)
+    }
+
+    fn activate(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        match self.activation {
+            Activation::Relu => relu(x),
+            other => other.forward(x),
+        }
     }
 
     fn attend(&self, x: &Tensor, bias: Option<&Tensor>) -> candle_core::Result<Tensor> {
@@ -173,7 +181,7 @@ impl Layer {
         if let Some(bias) = bias {
             scores = scores.broadcast_add(bias)?;
         }
-        let context = ops::softmax_last_dim(&scores)?.matmul(&value)?;
+        let context = softmax_f32(&scores)?.matmul(&value)?;
         context.transpose(1, 2)?.reshape((batch, length, hidden))
     }
 }

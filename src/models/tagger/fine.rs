@@ -29,7 +29,7 @@ impl FineHead {
         })
     }
 
-    /// The best fine type of each span over `words [rows, hidden]`; one softmax per span.
+    /// The best fine type of each span over `words [rows, hidden]` in f32; one softmax per span.
     ///
     /// # Errors
     /// A tensor operation failed, or the result is not finite.
@@ -44,7 +44,6 @@ impl FineHead {
         let kinds: Vec<u32> = spans.iter().map(|span| span.kind as u32).collect();
         let kinds = self.kind.forward(&Tensor::new(kinds, words.device())?)?;
         let logits = (self.linear.forward(&Tensor::stack(&means, 0)?)? + kinds)?;
-        let logits = logits.to_dtype(candle_core::DType::F32)?;
         let rows: Vec<Vec<f32>> = ops::softmax(&logits, D::Minus1)?.to_vec2()?;
         rows.iter().map(|row| self.best(row)).collect()
     }

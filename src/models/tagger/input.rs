@@ -75,7 +75,7 @@ impl Preprocessor {
             first: special(first)?,
             last: special(last)?,
             unknown: special(unknown)?,
-            pad: config.encoder.pad_token_id,
+            pad: config.encoder.pad(),
             max_length: config.max_length,
             max_knowledge: config.max_knowledge.unwrap_or(usize::MAX),
             token_types: config.token_types,

@@ -91,13 +91,15 @@ impl TransformerTagger {
             .map_err(|error| ModelError::Tokenizer(error.to_string()))?;
         let Weights { builder: vb, info } = Weights::open(dir, dtype, device)?;
         let hidden = config.encoder.hidden_size;
+        // What decides between labels is small: it stays exact whatever the encoder's type.
+        let exact = vb.to_dtype(DType::F32);
         let fine = (!config.fine_labels.is_empty()).then(|| {
-            FineHead::load(&config.fine_labels, hidden, labels.types().len(), &vb.pp("fine"))
+            FineHead::load(&config.fine_labels, hidden, labels.types().len(), &exact.pp("fine"))
         });
         Ok(Self {
             preprocessor: Preprocessor::new(tokenizer, &config)?,
             encoder: Encoder::load(&config.encoder, &vb.pp("embedder.transformer_model"))?,
-            linear: linear(hidden, labels.count(), vb.pp("linear"))?,
+            linear: linear(hidden, labels.count(), exact.pp("linear"))?,
             crf: Crf::load(labels.count(), &vb.pp("crf"))?,
             fine: fine.transpose()?,
             labels,
@@ -123,7 +125,7 @@ impl TransformerTagger {
         self.run(inputs)?.iter().map(|(labelling, rows)| self.entities(labelling, rows)).collect()
     }
 
-    /// Labels with the word representations `[words, hidden]` beneath them.
+    /// Labels with the word representations `[words, hidden]` beneath them, in f32.
     fn run(&self, inputs: &[WordInput]) -> Result<Vec<(Labelling, Tensor)>> {
         if inputs.is_empty() {
             return Ok(Vec::new());
@@ -139,7 +141,7 @@ impl TransformerTagger {
             };
             let firsts: Vec<u32> = sequence.firsts[..words].iter().map(|&i| i as u32).collect();
             let rows = Tensor::new(firsts, &self.device)?;
-            let rows = hidden.get(index)?.index_select(&rows, 0)?;
+            let rows = hidden.get(index)?.index_select(&rows, 0)?.to_dtype(DType::F32)?;
             let labelling = self.decode(&rows, sequence.sentence)?;
             Ok((labelling, rows))
         });
@@ -150,8 +152,7 @@ impl TransformerTagger {
         if rows.dim(0)? == 0 {
             return Ok(Labelling { emissions: Vec::new(), path: Vec::new(), sentence });
         }
-        let emissions = self.linear.forward(rows)?.to_dtype(DType::F32)?;
-        let emissions: Vec<f32> = emissions.flatten_all()?.to_vec1()?;
+        let emissions: Vec<f32> = self.linear.forward(rows)?.flatten_all()?.to_vec1()?;
         if emissions.iter().any(|emission| !emission.is_finite()) {
             return Err(ModelError::NotFinite("tagger"));
         }
