@@ -18,7 +18,7 @@ use crate::eval::report::{self, Evaluated, MaskOfBox};
 use crate::eval::{DataSet, GoldPost, Instance};
 use crate::telemetry;
 
-/// Posts under way at a server, and for each that fits into a batch of our own.
+/// Posts under way in this process, for each that fits into a batch.
 const AHEAD: usize = 2;
 /// Posts under way at a server.
 const AT_A_SERVER: usize = 8;
@@ -237,7 +237,7 @@ impl Answers {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let answerer = match url {
             Some(url) => Answerer::Remote(runtime.block_on(Remote::connect(url))?),
-            None => Answerer::Local(load(settings)?),
+            None => Answerer::Local(Box::new(load(settings)?)),
         };
         let width = url.map_or(AHEAD * settings.max_batch.max(1), |_| AT_A_SERVER);
         runtime.block_on(async {

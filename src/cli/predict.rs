@@ -100,7 +100,7 @@ fn many(settings: &Settings, input: &Path, output: &Path) -> anyhow::Result<()> 
     let corpus = String::from_utf8(read(input)?).context("the corpus is not UTF-8")?;
     let jobs = corpus::jobs(&corpus, input.parent().unwrap_or(Path::new(".")));
     let mut journal = Journal::open(output, jobs.iter().map(|job| job.id.as_str()))?;
-    let answerer = Answerer::Local(load(settings)?);
+    let answerer = Answerer::Local(Box::new(load(settings)?));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let bar = CorpusBar::new(jobs.len(), "posts");
     let width = AHEAD * settings.max_batch.max(1);

@@ -9,7 +9,7 @@ use super::remote::Remote;
 /// Who answers posts.
 pub enum Answerer {
     /// A pack that this process has loaded.
-    Local(Local),
+    Local(Box<Local>),
     /// A server.
     Remote(Remote),
 }

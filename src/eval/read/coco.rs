@@ -181,7 +181,7 @@ impl Photo<'_> {
         while drawn.len() < count && !left.is_empty() {
             let person = left.iter().position(|c| self.is_person(*c));
             let at = match person {
-                Some(at) if random.next() % 2 == 0 => at,
+                Some(at) if random.next().is_multiple_of(2) => at,
                 _ => (random.next() % left.len() as u64) as usize,
             };
             drawn.push(left.remove(at));

@@ -54,8 +54,8 @@ struct Entity {
 /// When the file cannot be read or a line is not of this form.
 pub fn jsonl(path: &Path) -> Result<DataSet> {
     let text = text(path)?;
-    let mut set = DataSet::default();
-    set.name = path.file_stem().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    let name = path.file_stem().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    let mut set = DataSet { name, ..DataSet::default() };
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let post = serde_json::from_str(line)
             .map_err(|error| error.to_string())
