@@ -131,14 +131,16 @@ fn decode_pixels(bytes: &[u8], header: &Header) -> image::ImageResult<DynamicIma
 }
 
 /// Bounds on what a decoder allocates beside the picture itself: metadata, which cannot be longer
-/// than the file, and frames, which may be as large as the picture with 16 bits per channel.
+/// than the file but is counted several times over while its buffer grows, and frames, which may be as large as the picture with 16 bits per channel.
 fn decoder_limits(bytes: usize, header: &Header) -> Limits {
     const BYTES_PER_PIXEL: u64 = 8;
+    const COPIES_OF_METADATA: u64 = 4;
     const HOUSEKEEPING: u64 = 1 << 20;
     let mut limits = Limits::no_limits();
     limits.max_image_width = Some(header.width);
     limits.max_image_height = Some(header.height);
-    limits.max_alloc = Some(header.pixels() * BYTES_PER_PIXEL + bytes as u64 + HOUSEKEEPING);
+    let metadata = COPIES_OF_METADATA * bytes as u64;
+    limits.max_alloc = Some(header.pixels() * BYTES_PER_PIXEL + metadata + HOUSEKEEPING);
     limits
 }
 
@@ -267,5 +269,19 @@ mod tests {
                 prop_assert!(picture.width().max(picture.height()) <= LIMITS.max_side);
             }
         }
+    }
+
+    /// Editors write megabytes of XMP.
+    #[test]
+    fn a_long_text_chunk_is_no_damage() {
+        let mut file = Vec::new();
+        let mut encoder = png::Encoder::new(&mut file, 256, 256);
+        encoder.set_color(png::ColorType::Rgb);
+        encoder.add_itxt_chunk("XML:com.adobe.xmp".to_owned(), "x".repeat(6 << 20)).unwrap();
+        let mut writer = encoder.write_header().unwrap();
+        writer.write_image_data(&vec![7; 3 * 256 * 256]).unwrap();
+        writer.finish().unwrap();
+        let limits = DecodeLimits { max_bytes: 20 << 20, max_side: 1000, max_pixels: 1_000_000 };
+        assert_eq!(decode(&file, &limits).unwrap().width(), 256);
     }
 }
