@@ -84,6 +84,8 @@ settings! {
     pack: String = "nano", "RIVEG_PACK";
     /// Directory in which packs are looked up by name; empty for the built-in places.
     models_dir: String = "", "RIVEG_MODELS_DIR";
+    /// Directory of pulled packs; empty for the user's cache directory.
+    cache_dir: String = "", "RIVEG_CACHE_DIR";
     /// Device: auto, cpu, or cuda:N.
     device: String = "auto", "RIVEG_DEVICE";
     /// Data type of the weights on the device: auto, f32, f16 or bf16. auto is f32 on a CPU and
@@ -191,6 +193,11 @@ impl Settings {
     /// The directory in which packs are looked up by name, where one was given.
     pub fn models_dir(&self) -> Option<&Path> {
         (!self.models_dir.is_empty()).then(|| Path::new(&self.models_dir))
+    }
+
+    /// The directory of pulled packs, where one was given.
+    pub fn cache_dir(&self) -> Option<&Path> {
+        (!self.cache_dir.is_empty()).then(|| Path::new(&self.cache_dir))
     }
 
     /// Where several requests would fail or the server could not start, better to say so at once.

@@ -10,7 +10,7 @@ use super::device::{DeviceName, DtypeName};
 use super::settings::Settings;
 use crate::batch::Cost;
 use crate::models::{ModelInfo, device_name};
-use crate::pack::{self, LoadObserver, LoadedPack};
+use crate::pack::{self, Cache, LoadObserver, LoadedPack};
 use crate::pipeline::{PipelineOptions, Roles, warm_up};
 
 /// Work in flight that admission allows by default, as time that this machine needs for it.
@@ -58,6 +58,11 @@ pub fn load(settings: &Settings, observer: &dyn LoadObserver) -> anyhow::Result<
     let device = settings.device.parse::<DeviceName>()?.open()?;
     let dtype = settings.dtype.parse::<DtypeName>()?.on(&device);
     let directory = pack::locate(&settings.pack, settings.models_dir())?;
+    // Without a cache there is nothing pulled: a pack that needs no pulling loads all the same.
+    let directory = match Cache::open(settings.cache_dir()) {
+        Some(cache) => cache.resolve(&directory)?,
+        None => directory,
+    };
     let pack = pack::load(&directory, &device, dtype, observer)?;
     let options = PipelineOptions {
         entailment_threshold: pack.manifest.entailment_threshold,

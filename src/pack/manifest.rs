@@ -4,10 +4,10 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{MANIFEST, PackError};
+use super::{MANIFEST, PackError, Source};
 
 /// A pack's manifest.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// Short name, e.g. `nano`.
@@ -57,10 +57,28 @@ pub struct ExpanderEntry {
 pub struct FileEntry {
     /// Path relative to the pack, with forward slashes.
     pub path: String,
-    /// Size in bytes.
-    pub bytes: u64,
-    /// SHA-256 in lower-case hexadecimal.
-    pub sha256: String,
+    /// Size in bytes; where it is not known yet, the first pull writes it down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// SHA-256 in lower-case hexadecimal; where it is not known yet, as for the size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Where `riveg pack pull` finds it; without, it lies in the manifest's directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+    /// What to do where it is missing, for files that nobody can fetch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+impl FileEntry {
+    /// Whether `other`, where nothing is left open, is this file from the same place.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.path == other.path
+            && self.source == other.source
+            && (self.bytes.is_none() || self.bytes == other.bytes)
+            && (self.sha256.is_none() || self.sha256 == other.sha256)
+    }
 }
 
 impl Manifest {
@@ -90,11 +108,35 @@ impl Manifest {
         let roles = [&self.tagger, &self.entailer, &self.grounder, &self.segmenter];
         let paths = roles.iter().map(|role| role.path.as_path());
         let files = self.files.iter().map(|file| Path::new(&file.path));
-        match paths.chain(files).find(|path| !stays_inside(path)) {
-            Some(path) => Err(format!("`{}` leaves the pack", path.display())),
-            None => Ok(()),
+        if let Some(path) = paths.chain(files).find(|path| !stays_inside(path)) {
+            return Err(format!("`{}` leaves the pack", path.display()));
         }
+        if !is_folder_name(&self.name) {
+            return Err(format!("`{}` is no name (letters, digits, `-`, `_`)", self.name));
+        }
+        self.files.iter().filter_map(|file| file.source.as_ref()).try_for_each(Source::check)
     }
+
+    /// Whether some of the files have to be pulled before the pack can be loaded.
+    pub fn has_sources(&self) -> bool {
+        self.files.iter().any(|file| file.source.is_some())
+    }
+
+    /// Whether `pulled`, whose sizes and hashes are all written down, is this pack: nothing but
+    /// what this manifest leaves open may differ.
+    pub(super) fn is_same(&self, pulled: &Self) -> bool {
+        let files = self.files.len() == pulled.files.len()
+            && self.files.iter().zip(&pulled.files).all(|(ours, theirs)| ours.is_same(theirs));
+        files
+            && Self { files: Vec::new(), ..self.clone() }
+                == Self { files: Vec::new(), ..pulled.clone() }
+    }
+}
+
+/// A name that is one folder everywhere: pulled packs lie in a folder of their name.
+fn is_folder_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    !name.is_empty() && name.chars().all(plain)
 }
 
 fn stays_inside(path: &Path) -> bool {

@@ -1,16 +1,20 @@
-//! `riveg pack`: look into packs and check them.
+//! `riveg pack`: get packs, look into them and check them.
 
-use std::path::PathBuf;
+mod pull;
 
-use anyhow::bail;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 
 use super::environment::Environment;
-use crate::pack::{self, FileState, Manifest};
+use crate::pack::{self, Cache, FileState, Manifest};
 
-/// Looks into packs.
+/// Gets packs and looks into them.
 #[derive(Subcommand)]
 pub enum PackCommand {
+    /// Bring a pack's files to this machine: resumable, checked, into a cache.
+    Pull(pull::PullArgs),
     /// Show what a pack is made of: roles, architectures, files, parameters, memory.
     Inspect(InspectArgs),
     /// Compare every file with the size and SHA-256 in the manifest.
@@ -28,6 +32,9 @@ pub struct PackArgs {
     /// Directory in which packs are looked up by name. [env: RIVEG_MODELS_DIR]
     #[arg(long)]
     models_dir: Option<PathBuf>,
+    /// Directory of pulled packs. [env: RIVEG_CACHE_DIR] [default: the user's cache directory]
+    #[arg(long)]
+    cache_dir: Option<PathBuf>,
 }
 
 /// Which pack, and how much of it.
@@ -41,16 +48,31 @@ pub struct InspectArgs {
 }
 
 impl PackArgs {
-    fn directory(&self) -> anyhow::Result<PathBuf> {
-        let from_environment = || Environment::of_process().read("RIVEG_MODELS_DIR");
-        let models_dir = match &self.models_dir {
-            Some(path) => Some(path.clone()),
-            None => from_environment()?,
-        };
-        // Empty for the built-in places, as for the server.
-        let models_dir = models_dir.filter(|path| !path.as_os_str().is_empty());
+    /// Where the pack's own manifest lies.
+    fn source(&self) -> anyhow::Result<PathBuf> {
+        let models_dir = given(self.models_dir.as_deref(), "RIVEG_MODELS_DIR")?;
         Ok(pack::locate(&self.pack, models_dir.as_deref())?)
     }
+
+    fn cache(&self) -> anyhow::Result<Cache> {
+        let directory = given(self.cache_dir.as_deref(), "RIVEG_CACHE_DIR")?;
+        let cache = Cache::open(directory.as_deref());
+        cache.context("neither --cache-dir, XDG_CACHE_HOME nor HOME says where the cache is")
+    }
+
+    /// Where the pack's files lie: for a pack that has to be pulled, in the cache.
+    fn directory(&self) -> anyhow::Result<PathBuf> {
+        Ok(self.cache()?.resolve(&self.source()?)?)
+    }
+}
+
+/// A directory by flag, else by environment variable; an empty one is none.
+fn given(flag: Option<&Path>, variable: &str) -> anyhow::Result<Option<PathBuf>> {
+    let directory = match flag {
+        Some(path) => Some(path.to_owned()),
+        None => Environment::of_process().read(variable)?,
+    };
+    Ok(directory.filter(|path| !path.as_os_str().is_empty()))
 }
 
 /// Runs one of the pack commands.
@@ -59,6 +81,7 @@ impl PackArgs {
 /// When the pack cannot be found or read, or a file is not what the manifest says.
 pub fn run(command: PackCommand) -> anyhow::Result<()> {
     match command {
+        PackCommand::Pull(args) => pull::run(&args),
         PackCommand::Inspect(args) => inspect(&args),
         PackCommand::Verify(args) => verify(&args),
         PackCommand::Lock(args) => lock(&args),
@@ -88,7 +111,7 @@ fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
             file.path,
             summary.tensors.len(),
             summary.parameters as f64 / 1e6,
-            file.bytes as f64 / 1e6
+            file.bytes.unwrap_or_default() as f64 / 1e6
         );
         if args.tensors {
             for tensor in &summary.tensors {
@@ -121,7 +144,8 @@ fn verify(args: &PackArgs) -> anyhow::Result<()> {
 
 fn lock(args: &PackArgs) -> anyhow::Result<()> {
     for file in pack::lock(&args.directory()?)? {
-        println!("{}  {:>10}  {}", file.sha256, file.bytes, file.path);
+        let sha256 = file.sha256.unwrap_or_default();
+        println!("{sha256}  {:>10}  {}", file.bytes.unwrap_or_default(), file.path);
     }
     Ok(())
 }
