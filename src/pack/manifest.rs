@@ -2,6 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use candle_core::DType;
 use serde::{Deserialize, Serialize};
 
 use super::{MANIFEST, PackError, Source};
@@ -41,6 +42,53 @@ pub struct RoleEntry {
     pub architecture: String,
     /// Directory with its files, relative to the pack.
     pub path: PathBuf,
+    /// Type of its weights on the device, where the pack wants another than the device's usual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<WeightType>,
+}
+
+/// Type of a network's weights.
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightType {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats.
+    F16,
+    /// 16-bit floats with the exponents of 32-bit ones.
+    Bf16,
+}
+
+impl From<WeightType> for DType {
+    fn from(dtype: WeightType) -> Self {
+        match dtype {
+            WeightType::F32 => Self::F32,
+            WeightType::F16 => Self::F16,
+            WeightType::Bf16 => Self::BF16,
+        }
+    }
+}
+
+/// Which type each role's weights get.
+#[derive(Debug, Clone, Copy)]
+pub struct WeightTypes {
+    /// What the user wants, whatever the pack says.
+    pub forced: Option<DType>,
+    /// What suits the device where nobody says anything.
+    pub usual: DType,
+}
+
+impl WeightTypes {
+    /// The type of a role's weights: the user's word, else the pack's, else the device's.
+    pub fn of(&self, entry: &RoleEntry) -> DType {
+        self.forced.or(entry.dtype.map(DType::from)).unwrap_or(self.usual)
+    }
+}
+
+impl From<DType> for WeightTypes {
+    fn from(dtype: DType) -> Self {
+        Self { forced: Some(dtype), usual: dtype }
+    }
 }
 
 /// Which architecture writes expansions.
@@ -117,6 +165,16 @@ impl Manifest {
         self.files.iter().filter_map(|file| file.source.as_ref()).try_for_each(Source::check)
     }
 
+    /// The roles that networks fill, in the order of the pipeline.
+    pub fn roles(&self) -> [(&'static str, &RoleEntry); 4] {
+        [
+            ("tagger", &self.tagger),
+            ("entailer", &self.entailer),
+            ("grounder", &self.grounder),
+            ("segmenter", &self.segmenter),
+        ]
+    }
+
     /// Whether some of the files have to be pulled before the pack can be loaded.
     pub fn has_sources(&self) -> bool {
         self.files.iter().any(|file| file.source.is_some())
@@ -170,6 +228,25 @@ mod tests {
         let manifest = read(GOOD).unwrap();
         assert_eq!(manifest.name, "tiny");
         assert_eq!(manifest.segmenter.architecture, "sam");
+    }
+
+    #[test]
+    fn the_users_type_goes_before_the_packs() {
+        let with = GOOD.replace("path = \"sam\" }", "path = \"sam\", dtype = \"bf16\" }");
+        let segmenter = read(&with).unwrap().segmenter;
+        let tagger = read(&with).unwrap().tagger;
+        let types = |forced| WeightTypes { forced, usual: DType::F32 };
+        assert_eq!(types(None).of(&segmenter), DType::BF16);
+        assert_eq!(types(None).of(&tagger), DType::F32);
+        assert_eq!(types(Some(DType::F16)).of(&segmenter), DType::F16);
+        assert!(read(&with.replace("bf16", "int4")).is_err());
+    }
+
+    #[test]
+    fn refuses_names_that_are_no_folder() {
+        for name in ["", "..", "a/b", "a b"] {
+            assert!(read(&GOOD.replace("\"tiny\"", &format!("{name:?}"))).is_err(), "{name}");
+        }
     }
 
     #[test]

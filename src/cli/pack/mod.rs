@@ -1,5 +1,6 @@
 //! `riveg pack`: get packs, look into them and check them.
 
+mod inspect;
 mod pull;
 
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ pub enum PackCommand {
     /// Bring a pack's files to this machine: resumable, checked, into a cache.
     Pull(pull::PullArgs),
     /// Show what a pack is made of: roles, architectures, files, parameters, memory.
-    Inspect(InspectArgs),
+    Inspect(inspect::InspectArgs),
     /// Compare every file with the size and SHA-256 in the manifest.
     Verify(PackArgs),
     /// Write sizes and SHA-256 of the files that lie in the pack into its manifest.
@@ -37,16 +38,6 @@ pub struct PackArgs {
     cache_dir: Option<PathBuf>,
 }
 
-/// Which pack, and how much of it.
-#[derive(Args)]
-pub struct InspectArgs {
-    #[command(flatten)]
-    pack: PackArgs,
-    /// List every tensor too.
-    #[arg(long)]
-    tensors: bool,
-}
-
 impl PackArgs {
     /// Where the pack's own manifest lies.
     fn source(&self) -> anyhow::Result<PathBuf> {
@@ -60,9 +51,18 @@ impl PackArgs {
         cache.context("neither --cache-dir, XDG_CACHE_HOME nor HOME says where the cache is")
     }
 
+    /// As [`Self::directory`], of the manifest in `source`. A pack that needs no pulling is looked at
+    /// where there is no place for a cache too.
+    fn resolve(&self, source: PathBuf) -> anyhow::Result<PathBuf> {
+        match Manifest::read(&source)?.has_sources() {
+            true => Ok(self.cache()?.resolve(&source)?),
+            false => Ok(source),
+        }
+    }
+
     /// Where the pack's files lie: for a pack that has to be pulled, in the cache.
     fn directory(&self) -> anyhow::Result<PathBuf> {
-        Ok(self.cache()?.resolve(&self.source()?)?)
+        self.resolve(self.source()?)
     }
 }
 
@@ -82,50 +82,10 @@ fn given(flag: Option<&Path>, variable: &str) -> anyhow::Result<Option<PathBuf>>
 pub fn run(command: PackCommand) -> anyhow::Result<()> {
     match command {
         PackCommand::Pull(args) => pull::run(&args),
-        PackCommand::Inspect(args) => inspect(&args),
+        PackCommand::Inspect(args) => inspect::run(&args),
         PackCommand::Verify(args) => verify(&args),
         PackCommand::Lock(args) => lock(&args),
     }
-}
-
-fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
-    let directory = args.pack.directory()?;
-    let manifest = Manifest::read(&directory)?;
-    println!("pack      {} {} ({})", manifest.name, manifest.version, manifest.licence);
-    println!("directory {}", directory.display());
-    for (role, entry) in [
-        ("tagger", &manifest.tagger),
-        ("entailer", &manifest.entailer),
-        ("grounder", &manifest.grounder),
-        ("segmenter", &manifest.segmenter),
-    ] {
-        println!("{role:<9} {} in {}", entry.architecture, entry.path.display());
-    }
-    println!("expander  {}", manifest.expander.architecture);
-    let mut all = 0;
-    for file in manifest.files.iter().filter(|file| file.path.ends_with(".safetensors")) {
-        let summary = pack::inspect_weights(&directory.join(&file.path))?;
-        all += summary.parameters;
-        println!(
-            "weights   {}: {} tensors, {:.2} M parameters, {:.1} MB on disk",
-            file.path,
-            summary.tensors.len(),
-            summary.parameters as f64 / 1e6,
-            file.bytes.unwrap_or_default() as f64 / 1e6
-        );
-        if args.tensors {
-            for tensor in &summary.tensors {
-                println!("          {} {:?} {}", tensor.name, tensor.shape, tensor.dtype);
-            }
-        }
-    }
-    println!(
-        "memory    {:.2} M parameters: {:.1} MB as f32, {:.1} MB as f16 or bf16",
-        all as f64 / 1e6,
-        all as f64 * 4.0 / 1e6,
-        all as f64 * 2.0 / 1e6
-    );
-    Ok(())
 }
 
 fn verify(args: &PackArgs) -> anyhow::Result<()> {
