@@ -238,7 +238,7 @@ fn a_broken_connection_is_resumed() {
     assert_whole(&fixture.pull().unwrap(), &content());
     assert!(hub.requests() >= 3);
     assert_eq!(hub.header(0, header::RANGE), None);
-    assert!(hub.header(1, header::RANGE).unwrap() > "bytes=0-".to_owned());
+    assert_ne!(hub.header(1, header::RANGE).unwrap(), "bytes=0-");
     assert!(hub.header(1, header::IF_RANGE).is_some());
 }
 
