@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 # On a CPU, keep freed memory instead of asking the system for it again at every step.
-MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "99999999999"}
+MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "2000000000", "MALLOC_TOP_PAD_": "536870912"}
 
 
 def run(folder, steps):

@@ -4,8 +4,8 @@
 
 The schedule runs on the wall clock: progress = time trained / planned time. Resumes from OUT/last.pt;
 OUT/trained.pt has the averaged weights at the end. Figures on the way are of the development photos. Set
-MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=99999999999 before it on a CPU: else a third of the time goes into getting
-the same memory from the system again and again.
+MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=2000000000 MALLOC_TOP_PAD_=536870912 before it on a CPU (training/steps.py
+does): else much of the time goes into getting the same memory from the system again and again.
 """
 
 import argparse
