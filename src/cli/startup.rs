@@ -66,17 +66,19 @@ pub fn load(settings: &Settings, observer: &dyn LoadObserver) -> anyhow::Result<
         max_encode_batch: settings.max_encode_batch,
         embedding_cache_bytes: settings.embedding_cache_bytes,
         max_inflight: Cost(settings.max_inflight_gmac.saturating_mul(1000)),
+        speed: None,
     };
     Ok(Started { pack, options, device: device_name(&device) })
 }
 
-/// Runs every network at its largest batch, and sets how much work may be in flight where the
-/// settings leave it open.
+/// Runs every network at its largest batch, notes how fast this machine is, and sets how much work
+/// may be in flight where the settings leave it open.
 ///
 /// # Errors
 /// When a network fails.
 pub fn warm(started: &mut Started) -> anyhow::Result<()> {
     let warm = warm_up(&started.roles(), &started.options).context("warming up")?;
+    started.options.speed = Some(warm.cost_of(Duration::from_secs(1)));
     if started.options.max_inflight == Cost::ZERO {
         started.options.max_inflight = warm.cost_of(DEFAULT_INFLIGHT);
     }
