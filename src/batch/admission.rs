@@ -1,6 +1,9 @@
 //! Admission in predicted cost: how much work may be under way, and when to come back.
 //!
 //! One unit for every form of request: a request with twenty entities takes up the room of twenty.
+//!
+//! Those who are refused are told to come back one after the other, as if they stood in a line. Were
+//! all of them told when room for one is expected, all but one would find none when they return.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -33,15 +36,19 @@ struct Inner {
 struct State {
     inflight: Cost,
     drain: DrainRate,
+    line: Line,
 }
 
 impl Admission {
-    /// With room for `capacity` under way at a time.
-    pub fn new(capacity: Cost) -> Self {
+    /// With room for `capacity` under way at a time, on a machine that was measured to work off
+    /// `speed` per second. Without a speed, the first answers give one.
+    pub fn new(capacity: Cost, speed: Option<Cost>) -> Self {
         let inflight_cost = gauge!(names::INFLIGHT_COST);
         inflight_cost.set(0.0);
         let overloaded = counter_at_zero(names::REJECTED, "reason", "overloaded");
-        let state = Mutex::new(State::default());
+        let rate = speed.map(|speed| speed.0 as f64);
+        let drain = DrainRate { rate, ..DrainRate::default() };
+        let state = Mutex::new(State { drain, ..State::default() });
         Self { inner: Arc::new(Inner { capacity, state, inflight_cost, overloaded }) }
     }
 
@@ -53,7 +60,7 @@ impl Admission {
     pub fn try_admit(&self, cost: Cost) -> Result<AdmissionPermit, Overloaded> {
         let now = Instant::now();
         let mut state = lock(&self.inner.state);
-        self.inner.check(&state, cost)?;
+        self.inner.check(&mut state, cost, now)?;
         state.take_up(cost, now);
         self.inner.inflight_cost.set(state.inflight.0 as f64);
         drop(state);
@@ -65,12 +72,7 @@ impl Admission {
     /// # Errors
     /// As [`Admission::try_admit`].
     pub fn probe(&self, cost: Cost) -> Result<(), Overloaded> {
-        self.inner.check(&lock(&self.inner.state), cost)
-    }
-
-    /// When a request of this cost is likely to find room.
-    pub fn retry_after(&self, cost: Cost) -> Duration {
-        self.inner.retry_after(&lock(&self.inner.state), cost)
+        self.inner.check(&mut lock(&self.inner.state), cost, Instant::now())
     }
 
     /// Predicted cost of everything under way.
@@ -80,22 +82,45 @@ impl Admission {
 }
 
 impl Inner {
-    /// Whether there is room; counts the request as rejected where there is none.
-    fn check(&self, state: &State, cost: Cost) -> Result<(), Overloaded> {
+    /// Whether there is room. Where there is none, the request is counted as rejected and takes a
+    /// place in the line of those who come back.
+    fn check(&self, state: &mut State, cost: Cost, now: Instant) -> Result<(), Overloaded> {
         if state.inflight == Cost::ZERO || state.inflight + cost <= self.capacity {
             return Ok(());
         }
         self.overloaded.increment(1);
-        Err(Overloaded { retry_after: self.retry_after(state, cost) })
+        Err(Overloaded { retry_after: self.retry_after(state, cost, now) })
     }
 
-    /// Time until enough has drained for `cost`; until everything has, if it is over the capacity.
-    fn retry_after(&self, state: &State, cost: Cost) -> Duration {
-        let over = (state.inflight + cost).0.saturating_sub(self.capacity.0);
-        let excess = over.min(state.inflight.0);
+    /// Time until enough has drained for `cost` (until everything has, if it is over the capacity)
+    /// and for those who were refused before and are expected back by then.
+    fn retry_after(&self, state: &mut State, cost: Cost, now: Instant) -> Duration {
         let (least, most) = RETRY_AFTER_SECONDS;
-        let seconds = state.drain.rate().map_or(least, |rate| excess as f64 / rate);
-        Duration::from_secs_f64(seconds.clamp(least, most))
+        let Some(rate) = state.drain.rate() else { return Duration::from_secs_f64(least) };
+        let over = (state.inflight + cost).0.saturating_sub(self.capacity.0);
+        let excess = over.min(state.inflight.0) as f64;
+        let ahead = state.line.join(cost, now, rate, self.capacity);
+        Duration::from_secs_f64(((excess + ahead) / rate).clamp(least, most))
+    }
+}
+
+/// The line of those who were refused: the cost that they will bring back. It moves on as fast as
+/// work drains, whether they come or not.
+#[derive(Debug, Default)]
+struct Line {
+    cost: f64,
+    moved: Option<Instant>,
+}
+
+impl Line {
+    /// Joins the end, and says how much cost stands ahead. The line grows no longer than
+    /// `capacity`, so one client that hammers on a full server cannot send the others away for long.
+    fn join(&mut self, cost: Cost, now: Instant, rate: f64, capacity: Cost) -> f64 {
+        let since = self.moved.replace(now).unwrap_or(now);
+        let ahead =
+            (self.cost - rate * now.saturating_duration_since(since).as_secs_f64()).max(0.0);
+        self.cost = (ahead + cost.0 as f64).min(capacity.0 as f64);
+        ahead
     }
 }
 
@@ -194,7 +219,7 @@ mod tests {
 
     #[test]
     fn room_is_taken_up_and_given_back() {
-        let admission = Admission::new(Cost(10));
+        let admission = Admission::new(Cost(10), None);
         let first = admission.try_admit(Cost(6)).unwrap();
         assert!(admission.try_admit(Cost(5)).is_err());
         let second = admission.try_admit(Cost(4)).unwrap();
@@ -207,19 +232,18 @@ mod tests {
 
     #[test]
     fn probing_takes_up_no_room() {
-        let admission = Admission::new(Cost(10));
+        let admission = Admission::new(Cost(10), Some(Cost(1)));
         assert_eq!(admission.probe(Cost(50)), Ok(()), "it would run alone");
         let _permit = admission.try_admit(Cost(6)).unwrap();
         assert_eq!(admission.probe(Cost(4)), Ok(()));
         assert_eq!(admission.inflight(), Cost(6));
-        lock(&admission.inner.state).drain.rate = Some(1.0);
         let refused = Overloaded { retry_after: Duration::from_secs(3) };
         assert_eq!(admission.probe(Cost(7)), Err(refused));
     }
 
     #[test]
     fn more_than_the_capacity_runs_alone() {
-        let admission = Admission::new(Cost(10));
+        let admission = Admission::new(Cost(10), None);
         let small = admission.try_admit(Cost(1)).unwrap();
         assert!(admission.try_admit(Cost(50)).is_err());
         drop(small);
@@ -231,7 +255,7 @@ mod tests {
 
     #[test]
     fn charging_more_may_overdraw_and_is_given_back() {
-        let admission = Admission::new(Cost(10));
+        let admission = Admission::new(Cost(10), None);
         let permit = admission.try_admit(Cost(8)).unwrap();
         permit.charge_more(Cost(30));
         assert_eq!(admission.inflight(), Cost(38));
@@ -266,16 +290,43 @@ mod tests {
         assert!(rate > 980.0 && rate <= 1000.0, "{rate}");
     }
 
+    fn retry_after(admission: &Admission, cost: u64, now: Instant) -> Duration {
+        admission.inner.retry_after(&mut lock(&admission.inner.state), Cost(cost), now)
+    }
+
     #[test]
     fn retry_after_is_the_time_until_there_is_room() {
-        let admission = Admission::new(Cost(1000));
+        let now = Instant::now();
+        let expected = |speed, cost| {
+            let admission = Admission::new(Cost(1000), speed);
+            let _permit = admission.try_admit(Cost(1000)).unwrap();
+            retry_after(&admission, cost, now)
+        };
+        assert_eq!(expected(None, 100), Duration::from_secs(1), "no rate known yet");
+        assert_eq!(expected(Some(Cost(20)), 100), Duration::from_secs(5));
+        assert_eq!(expected(Some(Cost(20)), 1), Duration::from_secs(1));
+        assert_eq!(expected(Some(Cost(20)), 5000), Duration::from_secs(50));
+        assert_eq!(expected(Some(Cost(1)), 500), Duration::from_secs(60));
+    }
+
+    #[test]
+    fn the_refused_are_sent_back_one_after_the_other() {
+        let start = Instant::now();
+        let admission = Admission::new(Cost(1000), Some(Cost(20)));
         let _permit = admission.try_admit(Cost(1000)).unwrap();
-        assert_eq!(admission.retry_after(Cost(100)), Duration::from_secs(1), "no rate known yet");
-        lock(&admission.inner.state).drain.rate = Some(20.0);
-        assert_eq!(admission.retry_after(Cost(100)), Duration::from_secs(5));
-        assert_eq!(admission.retry_after(Cost(1)), Duration::from_secs(1));
-        assert_eq!(admission.retry_after(Cost(5000)), Duration::from_secs(50));
-        lock(&admission.inner.state).drain.rate = Some(0.5);
-        assert_eq!(admission.retry_after(Cost(500)), Duration::from_secs(60));
+        let after = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(retry_after(&admission, 100, start), Duration::from_secs(5));
+        assert_eq!(retry_after(&admission, 100, start), Duration::from_secs(10));
+        assert_eq!(retry_after(&admission, 100, after(5)), Duration::from_secs(10), "one has left");
+        assert_eq!(retry_after(&admission, 100, after(60)), Duration::from_secs(5), "all have");
+    }
+
+    #[test]
+    fn hammering_does_not_lengthen_the_line_without_end() {
+        let now = Instant::now();
+        let admission = Admission::new(Cost(1000), Some(Cost(100)));
+        let _permit = admission.try_admit(Cost(1000)).unwrap();
+        let last = (0..1000).map(|_| retry_after(&admission, 100, now)).max().unwrap();
+        assert_eq!(last, Duration::from_secs(11));
     }
 }

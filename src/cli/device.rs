@@ -5,6 +5,8 @@ use std::str::FromStr;
 use anyhow::{Context, bail};
 use candle_core::{DType, Device};
 
+use crate::pack::WeightTypes;
+
 /// A device by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceName {
@@ -50,7 +52,7 @@ impl DeviceName {
 /// A data type by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DtypeName {
-    /// What suits the device: bf16 on a GPU, else f32.
+    /// What the pack says, else what suits the device: bf16 on a GPU, else f32.
     Auto,
     /// This one.
     Fixed(DType),
@@ -71,12 +73,12 @@ impl FromStr for DtypeName {
 }
 
 impl DtypeName {
-    /// The data type on this device.
-    pub fn on(self, device: &Device) -> DType {
+    /// The data types on this device.
+    pub fn on(self, device: &Device) -> WeightTypes {
+        let usual = if device.is_cuda() { DType::BF16 } else { DType::F32 };
         match self {
-            Self::Auto if device.is_cuda() => DType::BF16,
-            Self::Auto => DType::F32,
-            Self::Fixed(dtype) => dtype,
+            Self::Auto => WeightTypes { forced: None, usual },
+            Self::Fixed(dtype) => dtype.into(),
         }
     }
 }
@@ -93,8 +95,9 @@ mod tests {
             assert!(wrong.parse::<DeviceName>().is_err(), "{wrong}");
         }
         let on_cpu = |name: &str| name.parse::<DtypeName>().map(|dtype| dtype.on(&Device::Cpu));
-        assert_eq!(on_cpu("auto").unwrap(), DType::F32);
-        assert_eq!(on_cpu("bf16").unwrap(), DType::BF16);
+        let auto = on_cpu("auto").unwrap();
+        assert_eq!((auto.forced, auto.usual), (None, DType::F32));
+        assert_eq!(on_cpu("bf16").unwrap().forced, Some(DType::BF16));
         assert!(on_cpu("f64").is_err());
     }
 }

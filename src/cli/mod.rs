@@ -3,6 +3,7 @@
 mod device;
 mod environment;
 mod eval;
+mod memory;
 mod openapi;
 mod pack;
 mod predict;

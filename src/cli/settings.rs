@@ -84,11 +84,16 @@ settings! {
     pack: String = "nano", "RIVEG_PACK";
     /// Directory in which packs are looked up by name; empty for the built-in places.
     models_dir: String = "", "RIVEG_MODELS_DIR";
+    /// Directory of pulled packs; empty for the user's cache directory.
+    cache_dir: String = "", "RIVEG_CACHE_DIR";
     /// Device: auto, cpu, or cuda:N.
     device: String = "auto", "RIVEG_DEVICE";
-    /// Data type of the weights on the device: auto, f32, f16 or bf16. auto is f32 on a CPU and
-    /// bf16 on a GPU.
+    /// Data type of the weights on the device: auto, f32, f16 or bf16. auto is what the
+    /// pack says for each role, else f32 on a CPU and bf16 on a GPU.
     dtype: String = "auto", "RIVEG_DTYPE";
+    /// Whether to refuse a pack that does not fit into the memory that is available: on or off. Only
+    /// on a CPU.
+    memory_check: String = "on", "RIVEG_MEMORY_CHECK";
     /// Threads that compute on the CPU; 0 for one per core.
     threads: usize = 0, "RIVEG_THREADS";
     /// Log filter, e.g. info or riveg=debug.
@@ -193,12 +198,20 @@ impl Settings {
         (!self.models_dir.is_empty()).then(|| Path::new(&self.models_dir))
     }
 
+    /// The directory of pulled packs, where one was given.
+    pub fn cache_dir(&self) -> Option<&Path> {
+        (!self.cache_dir.is_empty()).then(|| Path::new(&self.cache_dir))
+    }
+
     /// Where several requests would fail or the server could not start, better to say so at once.
     fn check(&self) -> anyhow::Result<()> {
         self.log_format.parse::<LogFormat>()?;
         telemetry::check_filter(&self.log)?;
         self.device.parse::<DeviceName>()?;
         self.dtype.parse::<DtypeName>()?;
+        if !matches!(self.memory_check.as_str(), "on" | "off") {
+            bail!("memory_check is {}: use on or off", self.memory_check);
+        }
         self.allowed_origins.parse::<Origins>().context("allowed_origins")?;
         for (name, value, range) in [
             ("threads", self.threads as u64, 0..=MANY),
@@ -295,6 +308,7 @@ mod tests {
             ("--log-format", "xml", "use text or json"),
             ("--log", "riveg=loud", "log filter"),
             ("--device", "gpu", "use auto, cpu or cuda:N"),
+            ("--memory-check", "no", "use on or off"),
             ("--dtype", "f64", "use auto, f32, f16 or bf16"),
             ("--allowed-origins", "a.example", "allowed_origins"),
         ] {

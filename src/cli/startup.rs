@@ -7,10 +7,11 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::device::{DeviceName, DtypeName};
+use super::memory;
 use super::settings::Settings;
 use crate::batch::Cost;
 use crate::models::{ModelInfo, device_name};
-use crate::pack::{self, LoadObserver, LoadedPack};
+use crate::pack::{self, Cache, LoadObserver, LoadedPack, Manifest};
 use crate::pipeline::{PipelineOptions, Roles, warm_up};
 
 /// Work in flight that admission allows by default, as time that this machine needs for it.
@@ -56,9 +57,21 @@ impl Started {
 /// When the device, the pack or a network cannot be used.
 pub fn load(settings: &Settings, observer: &dyn LoadObserver) -> anyhow::Result<Started> {
     let device = settings.device.parse::<DeviceName>()?.open()?;
-    let dtype = settings.dtype.parse::<DtypeName>()?.on(&device);
+    let types = settings.dtype.parse::<DtypeName>()?.on(&device);
     let directory = pack::locate(&settings.pack, settings.models_dir())?;
-    let pack = pack::load(&directory, &device, dtype, observer)?;
+    // Without a cache there is nothing pulled: a pack that needs no pulling loads all the same.
+    let directory = match Cache::open(settings.cache_dir()) {
+        Some(cache) => cache.resolve(&directory)?,
+        None => directory,
+    };
+    if device.is_cpu() && settings.memory_check == "on" {
+        let manifest = Manifest::read(&directory)?;
+        // Files without a plan are damaged, and loading says how.
+        if let Ok(plan) = pack::plan(&directory, &manifest, types) {
+            memory::refuse_too_large(&manifest.name, &plan, memory::available())?;
+        }
+    }
+    let pack = pack::load(&directory, &device, types, observer)?;
     let options = PipelineOptions {
         entailment_threshold: pack.manifest.entailment_threshold,
         max_entities: settings.max_entities,
@@ -66,17 +79,19 @@ pub fn load(settings: &Settings, observer: &dyn LoadObserver) -> anyhow::Result<
         max_encode_batch: settings.max_encode_batch,
         embedding_cache_bytes: settings.embedding_cache_bytes,
         max_inflight: Cost(settings.max_inflight_gmac.saturating_mul(1000)),
+        speed: None,
     };
     Ok(Started { pack, options, device: device_name(&device) })
 }
 
-/// Runs every network at its largest batch, and sets how much work may be in flight where the
-/// settings leave it open.
+/// Runs every network at its largest batch, notes how fast this machine is, and sets how much work
+/// may be in flight where the settings leave it open.
 ///
 /// # Errors
 /// When a network fails.
 pub fn warm(started: &mut Started) -> anyhow::Result<()> {
     let warm = warm_up(&started.roles(), &started.options).context("warming up")?;
+    started.options.speed = Some(warm.cost_of(Duration::from_secs(1)));
     if started.options.max_inflight == Cost::ZERO {
         started.options.max_inflight = warm.cost_of(DEFAULT_INFLIGHT);
     }

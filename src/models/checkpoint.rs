@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use candle_core::pickle::PthTensors;
 use candle_core::{DType, Device, DeviceLocation};
 use candle_nn::VarBuilder;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
+use super::streamed::StreamedTensors;
 use super::{ModelError, ModelInfo, Result};
 
 /// An opened weight file.
@@ -58,17 +59,15 @@ impl Checkpoint {
     }
 
     fn from_safetensors(path: &Path, dtype: DType, device: &Device) -> Result<Self> {
-        let data = fs::read(path).map_err(|source| unreadable(path, source))?;
-        let sha256 = hex(&Sha256::digest(&data));
-        let (_, header) = SafeTensors::read_metadata(&data)
-            .map_err(|error| ModelError::Weights(format!("{}: {error}", path.display())))?;
-        let tensors = header.tensors().into_iter().map(|(name, info)| StoredTensor {
-            name,
+        let file = StreamedTensors::open(path)?;
+        let sha256 = file.sha256()?;
+        let tensors = file.tensors().iter().map(|(name, info)| StoredTensor {
+            name: name.clone(),
             elements: info.shape.iter().product::<usize>() as u64,
             is_bytes: info.dtype == Dtype::U8,
         });
         let tensors = tensors.collect();
-        let builder = VarBuilder::from_buffered_safetensors(data, dtype, device)?;
+        let builder = VarBuilder::from_backend(Box::new(file), dtype, device.clone());
         Ok(Self { builder, tensors, sha256 })
     }
 
@@ -148,11 +147,15 @@ pub fn device_name(device: &Device) -> String {
 /// # Errors
 /// It cannot be read.
 pub fn hash_file(path: &Path) -> std::io::Result<String> {
-    let mut file = File::open(path)?;
+    hash_reader(&mut File::open(path)?)
+}
+
+/// Lower-case SHA-256 of all that follows.
+pub(super) fn hash_reader(reader: &mut impl Read) -> std::io::Result<String> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
-        let read = file.read(&mut buffer)?;
+        let read = reader.read(&mut buffer)?;
         if read == 0 {
             return Ok(hex(&hasher.finalize()));
         }

@@ -19,6 +19,7 @@ mod pixels;
 pub mod pyramid;
 mod roles;
 pub mod sam;
+mod streamed;
 pub mod tagger;
 
 pub use byte_lru::ByteLru;

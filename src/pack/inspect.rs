@@ -1,10 +1,13 @@
 //! What is inside a weight file.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use candle_core::pickle::PthTensors;
 use safetensors::tensor::Metadata;
+use serde::Serialize;
 
 use super::PackError;
 use super::files::failed;
@@ -13,7 +16,7 @@ use super::files::failed;
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 /// One tensor of a weight file.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct TensorSummary {
     /// Its name in the state dict.
     pub name: String,
@@ -21,6 +24,13 @@ pub struct TensorSummary {
     pub shape: Vec<usize>,
     /// Its data type as stored.
     pub dtype: String,
+}
+
+impl TensorSummary {
+    /// Number of its elements.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().product::<usize>() as u64
+    }
 }
 
 /// The tensors of one weight file.
@@ -32,28 +42,63 @@ pub struct WeightSummary {
     pub parameters: u64,
 }
 
-/// Reads the header of a safetensors file; the tensors themselves are not loaded.
+impl WeightSummary {
+    /// The data types that occur.
+    pub fn dtypes(&self) -> Vec<&str> {
+        let dtypes: BTreeSet<_> = self.tensors.iter().map(|tensor| tensor.dtype.as_str()).collect();
+        dtypes.into_iter().collect()
+    }
+}
+
+/// Keys under which PyTorch files keep their state dict, where not at the top.
+const WRAPPERS: [Option<&str>; 3] = [Some("model"), Some("state_dict"), None];
+
+/// Whether a file's name is that of weights.
+pub fn is_weights(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    matches!(extension, Some("safetensors" | "bin" | "pt" | "pth"))
+}
+
+/// Reads what a weight file says of its tensors; the tensors themselves are not loaded.
 ///
 /// # Errors
-/// When the file cannot be read or is not a safetensors file.
+/// When the file cannot be read or is neither safetensors nor PyTorch's.
 pub fn inspect_weights(path: &Path) -> Result<WeightSummary, PackError> {
+    let mut tensors = match path.extension().is_some_and(|extension| extension == "safetensors") {
+        true => safetensors(path)?,
+        false => pickled(path)?,
+    };
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    let parameters = tensors.iter().map(TensorSummary::elements).sum();
+    Ok(WeightSummary { tensors, parameters })
+}
+
+fn pickled(path: &Path) -> Result<Vec<TensorSummary>, PackError> {
+    let open = |key| PthTensors::new(path, key).ok().filter(|file| !file.tensor_infos().is_empty());
+    let file = WRAPPERS.into_iter().find_map(open).ok_or_else(|| PackError::Manifest {
+        path: path.to_owned(),
+        message: "no tensors of PyTorch's zip format".to_owned(),
+    })?;
+    let tensors = file.tensor_infos().iter().map(|(name, info)| TensorSummary {
+        name: name.clone(),
+        shape: info.layout.shape().dims().to_vec(),
+        dtype: info.dtype.as_str().to_owned(),
+    });
+    Ok(tensors.collect())
+}
+
+fn safetensors(path: &Path) -> Result<Vec<TensorSummary>, PackError> {
     let header = read_header(path).map_err(|source| failed(path, source))?;
     let header: Metadata = serde_json::from_slice(&header).map_err(|e| PackError::Manifest {
         path: path.to_owned(),
         message: format!("not safetensors: {e}"),
     })?;
-    let mut tensors: Vec<_> = header
-        .tensors()
-        .into_iter()
-        .map(|(name, info)| TensorSummary {
-            name,
-            shape: info.shape.clone(),
-            dtype: format!("{:?}", info.dtype).to_lowercase(),
-        })
-        .collect();
-    tensors.sort_by(|a, b| a.name.cmp(&b.name));
-    let parameters = tensors.iter().map(|t| t.shape.iter().product::<usize>() as u64).sum();
-    Ok(WeightSummary { tensors, parameters })
+    let tensors = header.tensors().into_iter().map(|(name, info)| TensorSummary {
+        name,
+        shape: info.shape.clone(),
+        dtype: format!("{:?}", info.dtype).to_lowercase(),
+    });
+    Ok(tensors.collect())
 }
 
 /// The header's JSON: its length in eight bytes, little end first, comes before it.

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 
-use super::{FileState, Manifest, PackError, RoleEntry, verify};
+use super::{FileEntry, FileState, Manifest, PackError, RoleEntry, WeightTypes, verify};
 use crate::models::dense::DenseGrounding;
 use crate::models::ofa::{OfaEntailer, OfaGrounder};
 use crate::models::sam::Sam;
@@ -36,22 +36,21 @@ pub trait LoadObserver {
 
 const STEPS: usize = 5;
 
-/// Verifies the files of the pack in `directory`, then loads all its models onto `device` as
-/// `dtype`.
+/// Verifies the files of the pack in `directory`, then loads all its models onto `device`.
 ///
 /// # Errors
-/// When a file is missing or is not the one that the manifest names, when an architecture is
-/// unknown, or when a network cannot be loaded.
+/// When a file is missing or is not the one that the manifest names, before or while it is loaded;
+/// when an architecture is unknown, or when a network cannot be loaded.
 pub fn load(
     directory: &Path,
     device: &Device,
-    dtype: DType,
+    types: impl Into<WeightTypes>,
     observer: &dyn LoadObserver,
 ) -> Result<LoadedPack, PackError> {
     let manifest = Manifest::read(directory)?;
     observer.step(1, STEPS, "verifying files");
     refuse_mismatch(directory, &manifest)?;
-    let loader = Loader { directory, device, dtype };
+    let loader = Loader { directory, device, types: types.into() };
     let announce = |step, role: &str, entry: &RoleEntry| {
         observer.step(step, STEPS, &format!("{role} ({})", entry.architecture));
     };
@@ -65,7 +64,34 @@ pub fn load(
     let grounder = loader.grounder(&manifest.grounder, shared)?;
     announce(5, "segmenter", &manifest.segmenter);
     let segmenter = loader.segmenter(&manifest.segmenter)?;
+    let roles = [
+        (&manifest.tagger, tagger.info()),
+        (&manifest.entailer, entailer.info()),
+        (&manifest.grounder, grounder.info()),
+        (&manifest.segmenter, segmenter.info()),
+    ];
+    for (entry, info) in roles {
+        refuse_exchanged(directory, &manifest, entry, &info.sha256)?;
+    }
     Ok(LoadedPack { manifest, tagger, expander, entailer, grounder, segmenter })
+}
+
+/// A file may have been exchanged between its verification and its loading; what was loaded must be
+/// one of the role's listed files too.
+fn refuse_exchanged(
+    directory: &Path,
+    manifest: &Manifest,
+    entry: &RoleEntry,
+    sha256: &str,
+) -> Result<(), PackError> {
+    let of_role =
+        |file: &&FileEntry| directory.join(&file.path).starts_with(directory.join(&entry.path));
+    let mut listed = manifest.files.iter().filter(of_role);
+    if listed.any(|file| file.sha256.as_deref() == Some(sha256)) {
+        return Ok(());
+    }
+    let state = FileState::WrongHash { found: sha256.to_owned() };
+    Err(PackError::Mismatch { path: directory.join(&entry.path), state })
 }
 
 fn refuse_mismatch(directory: &Path, manifest: &Manifest) -> Result<(), PackError> {
@@ -84,7 +110,7 @@ type SharedDense = Option<Arc<DenseGrounding>>;
 struct Loader<'a> {
     directory: &'a Path,
     device: &'a Device,
-    dtype: DType,
+    types: WeightTypes,
 }
 
 impl Loader<'_> {
@@ -92,7 +118,7 @@ impl Loader<'_> {
         let directory = self.directory.join(&entry.path);
         match entry.architecture.as_str() {
             "transformer-crf" => {
-                let tagger = TransformerTagger::load(&directory, self.device, self.dtype);
+                let tagger = TransformerTagger::load(&directory, self.device, self.types.of(entry));
                 Ok(Arc::new(tagger.map_err(in_role("tagger"))?))
             }
             _ => Err(unknown("tagger", entry, "transformer-crf")),
@@ -106,12 +132,12 @@ impl Loader<'_> {
         let directory = self.directory.join(&entry.path);
         match entry.architecture.as_str() {
             "dense" => {
-                let dense = DenseGrounding::load(&directory, self.device, self.dtype);
+                let dense = DenseGrounding::load(&directory, self.device, self.types.of(entry));
                 let dense = Arc::new(dense.map_err(in_role("entailer"))?);
                 Ok((dense.clone(), Some(dense)))
             }
             "ofa" => {
-                let ofa = OfaEntailer::load(&directory, self.device, self.dtype);
+                let ofa = OfaEntailer::load(&directory, self.device, self.types.of(entry));
                 Ok((Arc::new(ofa.map_err(in_role("entailer"))?), None))
             }
             _ => Err(unknown("entailer", entry, "dense, ofa")),
@@ -127,11 +153,11 @@ impl Loader<'_> {
         match (entry.architecture.as_str(), shared) {
             ("dense", Some(dense)) => Ok(dense),
             ("dense", None) => {
-                let dense = DenseGrounding::load(&directory, self.device, self.dtype);
+                let dense = DenseGrounding::load(&directory, self.device, self.types.of(entry));
                 Ok(Arc::new(dense.map_err(in_role("grounder"))?))
             }
             ("ofa", _) => {
-                let ofa = OfaGrounder::load(&directory, self.device, self.dtype);
+                let ofa = OfaGrounder::load(&directory, self.device, self.types.of(entry));
                 Ok(Arc::new(ofa.map_err(in_role("grounder"))?))
             }
             _ => Err(unknown("grounder", entry, "dense, ofa")),
@@ -142,7 +168,7 @@ impl Loader<'_> {
         let directory = self.directory.join(&entry.path);
         match entry.architecture.as_str() {
             "sam" => {
-                let sam = Sam::load(&directory, self.device, self.dtype);
+                let sam = Sam::load(&directory, self.device, self.types.of(entry));
                 Ok(Arc::new(sam.map_err(in_role("segmenter"))?))
             }
             _ => Err(unknown("segmenter", entry, "sam")),

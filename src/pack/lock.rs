@@ -4,10 +4,10 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, value};
+use toml_edit::{ArrayOfTables, DocumentMut, InlineTable, Item, Table, value};
 
 use super::files::{failed, hash_of, role_files};
-use super::{FileEntry, MANIFEST, Manifest, PackError};
+use super::{FileEntry, HubSource, LocalSource, MANIFEST, Manifest, PackError, Source, UrlSource};
 
 /// The new manifest until it was read back; hidden, so that no list ever names it.
 const DRAFT: &str = ".pack.toml.new";
@@ -23,22 +23,35 @@ pub fn lock(directory: &Path) -> Result<Vec<FileEntry>, PackError> {
     let entry = |path: String| {
         let file = directory.join(&path);
         let bytes = fs::metadata(&file).map_err(|source| failed(&file, source))?.len();
-        Ok(FileEntry { path, bytes, sha256: hash_of(&file)? })
+        let known = manifest.files.iter().find(|file| file.path == path);
+        let source = known.and_then(|file| file.source.clone());
+        let note = known.and_then(|file| file.note.clone());
+        let sha256 = Some(hash_of(&file)?);
+        Ok(FileEntry { path, bytes: Some(bytes), sha256, source, note })
     };
     let paths = role_files(directory, &manifest)?.into_iter();
     let files = paths.map(entry).collect::<Result<Vec<_>, PackError>>()?;
-    let path = directory.join(MANIFEST);
-    let text = fs::read_to_string(&path).map_err(|source| failed(&path, source))?;
-    let text = with_files(&path, &text, &files)?;
-    let draft = directory.join(DRAFT);
-    let replaced = write_draft(&path, &draft, &text)
-        .and_then(|()| read_back(&draft, &files))
+    write_manifest(&directory.join(MANIFEST), directory, &files)?;
+    Ok(files)
+}
+
+/// Writes the manifest at `model` with these files in place of those that it lists to `directory`.
+pub(super) fn write_manifest(
+    model: &Path,
+    directory: &Path,
+    files: &[FileEntry],
+) -> Result<(), PackError> {
+    let text = fs::read_to_string(model).map_err(|source| failed(model, source))?;
+    let text = with_files(model, &text, files)?;
+    let (path, draft) = (directory.join(MANIFEST), directory.join(DRAFT));
+    let replaced = write_draft(model, &draft, &text)
+        .and_then(|()| read_back(&draft, files))
         .and_then(|()| fs::rename(&draft, &path).map_err(|source| failed(&path, source)));
     if replaced.is_err() {
         // What went wrong is told; a draft that cannot be removed either adds nothing to it.
         let _ = fs::remove_file(&draft);
     }
-    replaced.map(|()| files)
+    replaced
 }
 
 /// The manifest's text with these files in place of those that it listed.
@@ -47,13 +60,8 @@ fn with_files(path: &Path, text: &str, files: &[FileEntry]) -> Result<String, Pa
     let mut document: DocumentMut =
         text.parse().map_err(|e: toml_edit::TomlError| wrong(e.to_string()))?;
     let mut tables = ArrayOfTables::new();
-    for FileEntry { path, bytes, sha256 } in files {
-        let bytes = i64::try_from(*bytes).map_err(|_| wrong(format!("{path} is too large")))?;
-        let mut table = Table::new();
-        table.insert("path", value(path));
-        table.insert("bytes", value(bytes));
-        table.insert("sha256", value(sha256));
-        tables.push(table);
+    for file in files {
+        tables.push(table_of(file).map_err(&wrong)?);
     }
     // A comment above the list belongs to its first table.
     let old = document.remove("files");
@@ -63,6 +71,40 @@ fn with_files(path: &Path, text: &str, files: &[FileEntry]) -> Result<String, Pa
     }
     document.insert("files", Item::ArrayOfTables(tables));
     Ok(document.to_string())
+}
+
+fn table_of(file: &FileEntry) -> Result<Table, String> {
+    let mut table = Table::new();
+    table.insert("path", value(&file.path));
+    if let Some(bytes) = file.bytes {
+        let bytes = i64::try_from(bytes).map_err(|_| format!("{} is too large", file.path))?;
+        table.insert("bytes", value(bytes));
+    }
+    if let Some(sha256) = &file.sha256 {
+        table.insert("sha256", value(sha256));
+    }
+    if let Some(source) = &file.source {
+        table.insert("source", value(inline(source)?));
+    }
+    if let Some(note) = &file.note {
+        table.insert("note", value(note));
+    }
+    Ok(table)
+}
+
+/// One line for where a file comes from.
+fn inline(source: &Source) -> Result<InlineTable, String> {
+    let entries = match source {
+        Source::Hub(HubSource { hub, revision, file }) => {
+            vec![("hub", hub.as_str()), ("revision", revision), ("file", file)]
+        }
+        Source::Url(UrlSource { url }) => vec![("url", url.as_str())],
+        Source::Local(LocalSource { path }) => {
+            let text = path.to_str().ok_or_else(|| format!("{} is not UTF-8", path.display()))?;
+            vec![("path", text)]
+        }
+    };
+    Ok(entries.into_iter().collect())
 }
 
 fn write_draft(path: &Path, draft: &Path, text: &str) -> Result<(), PackError> {
@@ -125,7 +167,7 @@ segmenter = { architecture = "s", path = "a" }
         let pack = pack();
         let files = lock(pack.path()).unwrap();
         assert_eq!(paths(&files), ["a/x.bin", "b/y.bin"]);
-        assert_eq!((files[0].bytes, files[0].sha256.as_str()), (3, ABC));
+        assert_eq!((files[0].bytes, files[0].sha256.as_deref()), (Some(3), Some(ABC)));
         let once = text(pack.path());
         assert!(once.starts_with(MANIFEST_TEXT), "{once}");
         assert_eq!(lock(pack.path()).unwrap(), files);
@@ -179,7 +221,7 @@ segmenter = { architecture = "s", path = "a" }
         let files = lock(pack.path()).unwrap();
         let odd = format!("b/{odd}");
         assert_eq!(paths(&files), ["a/model.safetensors", "a/x.bin", odd.as_str(), "b/y.bin"]);
-        assert_eq!((files[0].bytes, files[0].sha256.as_str()), (3, ABC));
+        assert_eq!((files[0].bytes, files[0].sha256.as_deref()), (Some(3), Some(ABC)));
         assert_eq!(Manifest::read(pack.path()).unwrap().files, files);
         std::os::unix::fs::symlink("nowhere", pack.path().join("a/broken")).unwrap();
         let before = text(pack.path());
@@ -194,7 +236,7 @@ segmenter = { architecture = "s", path = "a" }
         let mut files = Manifest::read(pack.path()).unwrap().files;
         let draft = pack.path().join(MANIFEST);
         assert!(read_back(&draft, &files).is_ok());
-        files[0].bytes += 1;
+        files[0].bytes = Some(1);
         assert!(read_back(&draft, &files).is_err());
     }
 }

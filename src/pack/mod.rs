@@ -7,13 +7,19 @@ mod load;
 mod locate;
 mod lock;
 mod manifest;
+mod plan;
+mod pull;
+mod source;
 mod verify;
 
-pub use inspect::{TensorSummary, WeightSummary, inspect_weights};
+pub use inspect::{TensorSummary, WeightSummary, inspect_weights, is_weights};
 pub use load::{LoadObserver, LoadedPack, load};
 pub use locate::locate;
 pub use lock::lock;
-pub use manifest::{ExpanderEntry, FileEntry, Manifest, RoleEntry};
+pub use manifest::{ExpanderEntry, FileEntry, Manifest, RoleEntry, WeightType, WeightTypes};
+pub use plan::{MemoryPlan, RolePlan, plan};
+pub use pull::{Cache, PullError, PullObserver, PullOptions, Token, pull};
+pub use source::{HubSource, LocalSource, Source, UrlSource};
 pub use verify::{FileReport, FileState, verify};
 
 use std::path::PathBuf;
@@ -57,6 +63,22 @@ pub enum PackError {
         path: PathBuf,
         /// How it differs.
         state: FileState,
+    },
+    /// A pack whose files were not pulled, or whose manifest changed since.
+    #[error("the files of pack `{name}` {why}: run `riveg pack pull {name}` first")]
+    NotPulled {
+        /// The pack.
+        name: String,
+        /// E.g. `are not here`.
+        why: &'static str,
+    },
+    /// A file could not be pulled.
+    #[error("{path}: {source}")]
+    Pull {
+        /// The file, relative to the pack.
+        path: String,
+        /// Why.
+        source: PullError,
     },
     /// A role names an architecture that this build does not know for it.
     #[error("{role}: unknown architecture `{architecture}` (known: {known})")]

@@ -26,6 +26,8 @@ pub enum FileState {
         /// SHA-256 of the file.
         found: String,
     },
+    /// The manifest does not know its hash.
+    Open,
     /// A role could read it, and the manifest does not name it.
     Unlisted,
 }
@@ -43,6 +45,9 @@ impl fmt::Display for FileState {
                 write!(f, "has {found} bytes where the manifest says {expected}")
             }
             Self::WrongHash { found } => write!(f, "has another content (SHA-256 {found})"),
+            Self::Open => {
+                write!(f, "is listed without size or SHA-256 (`riveg pack lock` writes them)")
+            }
             Self::Unlisted => {
                 write!(f, "is not in the manifest (`riveg pack lock` lists what is there)")
             }
@@ -87,11 +92,14 @@ fn compare(directory: &Path, entry: &FileEntry) -> Result<FileState, PackError> 
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(FileState::Missing),
         Err(source) => return Err(PackError::File { path, source }),
     };
-    if found != entry.bytes {
-        return Ok(FileState::WrongSize { found, expected: entry.bytes });
+    let (Some(bytes), Some(sha256)) = (entry.bytes, &entry.sha256) else {
+        return Ok(FileState::Open);
+    };
+    if found != bytes {
+        return Ok(FileState::WrongSize { found, expected: bytes });
     }
     let hash = hash_of(&path)?;
-    Ok(if hash == entry.sha256 { FileState::Good } else { FileState::WrongHash { found: hash } })
+    Ok(if hash == *sha256 { FileState::Good } else { FileState::WrongHash { found: hash } })
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ impl Pipeline {
     pub fn start(roles: Roles, options: PipelineOptions) -> std::io::Result<Self> {
         let prices = Prices::new(roles.clone());
         let stages = Stages::start(roles, &options)?;
-        let admission = Admission::new(options.max_inflight);
+        let admission = Admission::new(options.max_inflight, options.speed);
         Ok(Self { stages, prices, admission, options })
     }
 

@@ -50,6 +50,8 @@ pub struct PipelineOptions {
     pub embedding_cache_bytes: usize,
     /// Work in flight at once.
     pub max_inflight: Cost,
+    /// Work that the machine does in a second, where that was measured.
+    pub speed: Option<Cost>,
 }
 
 /// A picture on its way through the pipeline.

@@ -202,6 +202,7 @@ pub fn roles_with(tagger: StubTagger, segmenter: Arc<StubSegmenter>) -> Roles {
 /// Options with room for everything.
 pub fn options() -> PipelineOptions {
     PipelineOptions {
+        speed: None,
         entailment_threshold: 0.5,
         max_entities: 20,
         max_batch: 8,

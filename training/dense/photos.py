@@ -2,7 +2,7 @@
 
     python photos.py SHARED_DATA PSEUDO.json CACHE.pkl
 
-Per photo: `rgb`, `set`, `split` (train / heldout), `gold` [[x1, y1, x2, y2 (fractions), class]], `full` (classes
+Per photo: `rgb`, `set`, `split` (splits.py), `gold` [[x1, y1, x2, y2 (fractions), class]], `full` (classes
 whose instances are all boxed: their absence is certain), `labels` (classes shown, place unknown), `pseudo`.
 `cutouts`: by class, RGBA pictures of the training photos' masked instances, to paste onto others.
 """
@@ -11,13 +11,15 @@ import json
 import os
 import pickle
 import sys
+from collections import Counter
 
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+import splits
+
 SIDE = 320
-COCO = None
 GARMENTS = {"bag": "handbag", "hat": "hat", "glasses": "glasses", "hair": "hair", "dress": "dress",
             "jeans/pants": "pants", "skirt": "skirt", "coat/jacket": "coat", "shoes": "shoes"}
 CALTECH = {"airplanes": "airplane", "dalmatian": "dog", "face": "person", "car_side": "car", "Motorbikes": "motorcycle",
@@ -79,7 +81,7 @@ def main():
     demo = {e["file"].split("_")[1] for e in json.load(open(f"{data}/demo_photos/manifest.json"))}
     coco_json = json.load(open(f"{data}/photos/coco_mini/instances.json"))
     coco = [c["name"] for c in coco_json["categories"]]
-    photos, cutouts = [], {}
+    photos, pieces = [], []
     for dataset in sorted(os.listdir(f"{data}/photos")):
         j = json.load(open(f"{data}/photos/{dataset}/instances.json"))
         classes = {c["id"]: name(dataset, c["name"]) for c in j["categories"]}
@@ -110,15 +112,20 @@ def main():
                 gold.append([x / w, y / h, (x + bw) / w, (y + bh) / h, c])
                 whole = split == "train" and (dataset == "coco_mini" or c == "person")
                 if whole and (piece := cutout(rgb, a, w, h)) is not None:
-                    cutouts.setdefault(c, []).append(piece)
+                    pieces.append((len(photos), c, piece))
             full, labels = known(dataset, im, coco)
             rows = [r[:4] + [coco[r[4]], r[5]] for r in pseudo[f"{dataset}/{im['file_name']}"]]
             photos.append({"set": dataset, "file": im["file_name"], "split": split, "rgb": rgb,
                            "size": (w, h), "gold": gold, "full": [c for c in full if c not in crowd],
                            "labels": labels, "pseudo": rows, "names": im["labels"][1:] if dataset == "sports_celebs" else []})
+    splits.assign(photos)
+    cutouts = {}
+    for at, c, piece in pieces:
+        if photos[at]["split"] == "train":
+            cutouts.setdefault(c, []).append(piece)
     pickle.dump({"coco": coco, "photos": photos, "cutouts": cutouts}, open(out, "wb"))
     print(sum(map(len, cutouts.values())), "cutouts of", len(cutouts), "classes")
-    print(len(photos), sum(p["split"] == "train" for p in photos), sum(p["rgb"].nbytes for p in photos) >> 20, "MiB")
+    print(Counter(p["split"] for p in photos), sum(p["rgb"].nbytes for p in photos) >> 20, "MiB")
 
 
 if __name__ == "__main__":

