@@ -35,8 +35,17 @@ fn every_operation_has_a_stable_id_and_every_error() {
         }
     }
     ids.sort();
-    let expected =
-        ["info", "livez", "metrics", "readyz", "segment", "smner", "smner_batch", "startupz"];
+    let expected = [
+        "info",
+        "livez",
+        "metrics",
+        "readyz",
+        "segment",
+        "smner",
+        "smner_batch",
+        "smner_stream",
+        "startupz",
+    ];
     assert_eq!(ids, expected);
 }
 

@@ -21,6 +21,10 @@ use crate::telemetry;
 /// How long a request's body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long nothing may happen in a stream of events before a comment is sent; proxies commonly cut
+/// connections that are silent for 30 to 60 seconds.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
 /// Longest `id` of a caller's own, in bytes.
 const MAX_ID_BYTES: usize = 128;
 
@@ -149,6 +153,7 @@ fn http_options(settings: &Settings) -> anyhow::Result<HttpOptions> {
         limits: limits(settings),
         pixel_budget: settings.pixel_budget,
         body_timeout: BODY_TIMEOUT,
+        keep_alive: KEEP_ALIVE,
         allowed_origins: settings.allowed_origins.parse()?,
     })
 }

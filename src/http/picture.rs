@@ -11,7 +11,7 @@ use super::body::BodyRoom;
 use super::limits::Limits;
 use super::problem::{Code, Problem};
 use super::rejections::{self, Rejection};
-use super::smner::off_thread;
+use super::work::off_thread;
 use crate::vision::{DecodeLimits, Picture, decode, probe};
 
 /// Pixels per permit: a semaphore counts in 32 bits.

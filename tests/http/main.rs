@@ -9,3 +9,4 @@ mod errors;
 mod life;
 mod openapi;
 mod sockets;
+mod stream;

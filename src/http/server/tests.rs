@@ -1,5 +1,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use axum::Extension;
+use axum::body::Body;
 use axum::routing::get;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, oneshot};
@@ -153,6 +155,29 @@ async fn an_http2_connection_with_a_request_is_not_idle() {
     stream.write_all(&http2_request("/held")).await.unwrap();
     entered.notified().await;
     sleep(Duration::from_millis(100)).await;
+    release.notify_one();
+    let seen = ping_until_closed(&mut stream).await;
+    assert!(seen.windows(8).any(|part| part == b"finished"));
+    server.stop().await;
+}
+
+/// The head of the answer comes at once, its end when the work is done.
+#[tokio::test]
+async fn an_http2_connection_whose_work_goes_on_behind_the_head_is_not_idle() {
+    let release = Arc::new(Notify::new());
+    let gate = Arc::clone(&release);
+    let handler = move |Extension(busy): Extension<Busy>| async move {
+        Body::from_stream(futures_util::stream::once(async move {
+            gate.notified().await;
+            drop(busy);
+            Ok::<_, io::Error>("finished")
+        }))
+    };
+    let options = ServerOptions { idle_timeout: Duration::from_millis(20), ..Default::default() };
+    let server = Running::start(Router::new().route("/told", get(handler)), options).await;
+    let mut stream = server.connect().await;
+    stream.write_all(&http2_request("/told")).await.unwrap();
+    sleep(Duration::from_millis(200)).await;
     release.notify_one();
     let seen = ping_until_closed(&mut stream).await;
     assert!(seen.windows(8).any(|part| part == b"finished"));
