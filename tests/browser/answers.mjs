@@ -85,9 +85,9 @@ test("offsets count code points", async (t) => {
 
 test("JSON and curl give what the server gives with the sliders' thresholds", async (t) => {
   const { page } = await open(t, { permissions: ["clipboard-read", "clipboard-write"] });
-  await example(page, "astronaut");
-  await page.locator("#threshold").fill("25");
-  await page.locator("#min-mask").fill("83");
+  await example(page, "together");
+  await page.locator("#threshold").fill("40");
+  await page.locator("#min-mask").fill("90");
   const saved = page.waitForEvent("download");
   await page.getByRole("button", { name: "JSON" }).click();
   const json = JSON.parse(await readFile(await (await saved).path(), "utf8"));

@@ -55,8 +55,8 @@ export function events() {
   };
 }
 
-function withoutIndex({ index: _, ...entity }) {
-  return entity;
+function withoutIndex(entity) {
+  return Object.fromEntries(Object.entries(entity).filter(([key]) => key !== "index"));
 }
 
 /** A mask that fills its box, in plain run lengths. */
