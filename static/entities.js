@@ -39,7 +39,7 @@ function card(state, entity, index, colour) {
   item.style.setProperty("--colour", colour);
   const reason = reasonOf(entity, state.view);
   if (reason) item.append(make("p", "reason", reason));
-  item.append(scores(entity));
+  item.append(scores(entity, verdictOf(entity, state.view)));
   if (isCuttable(entity, state)) item.append(cutOut(entity, index));
   item.addEventListener("pointerenter", () => change({ hovered: index }));
   item.addEventListener("pointerleave", () => change({ hovered: null }));
@@ -73,11 +73,16 @@ function words({ expression }) {
   return make("p", "expression", "looked for as “", expression, "”");
 }
 
-/** @param {Entity} entity */
-function scores(entity) {
+/**
+ * What is not in the picture has no box that could be right.
+ * @param {Entity} entity
+ * @param {import("./judge.js").Verdict} verdict
+ */
+function scores(entity, verdict) {
+  const isAbsent = verdict === "absent";
   const rows = /** @type {[string, number | null][]} */ ([
     ["name", entity.score], ["shown", entity.entailment_score],
-    ["box", entity.box_score], ["mask", entity.mask_score],
+    ["box", isAbsent ? null : entity.box_score], ["mask", isAbsent ? null : entity.mask_score],
   ]);
   return make("dl", "scores", ...rows.map(([label, value]) => score(label, value)));
 }

@@ -134,7 +134,9 @@ async function takeExample({ dataset }, send) {
   try {
     const blob = await (await fetch(url)).blob();
     const file = new File([blob], `${dataset.picture}.webp`, { type: "image/webp" });
-    if (await take(file, { url, credit: dataset.credit })) send();
+    if (!await take(file, { url, credit: dataset.credit })) return;
+    element("stage").scrollIntoView({ block: "nearest" });
+    send();
   } catch (error) {
     change({ phase: "failed", problem: { code: "unreachable", detail: String(error) } });
   }

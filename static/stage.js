@@ -123,13 +123,13 @@ function boxOf({ entity, index, colour }, { width, height }) {
  */
 function labelOf({ entity, index, colour }, { width, height }, state) {
   const name = make("span", "name", entity.text);
-  const label = make("button", "label", make("span", "number", `${index + 1}`), name);
+  const label = make("button", "label", make("span", "number", `${index + 1}`), " ", name);
   label.type = "button";
   label.dataset.index = `${index}`;
   label.dataset.x = `${(entity.box?.[0] ?? 0) / width}`;
   label.dataset.y = `${(entity.box?.[1] ?? 0) / height}`;
   label.style.setProperty("--colour", colour);
-  const says = `${entity.text}, ${percent(entity.entailment_score)} likely shown`;
+  const says = `${index + 1} ${entity.text}, ${percent(entity.entailment_score)} likely shown`;
   label.setAttribute("aria-label", says);
   label.setAttribute("aria-pressed", `${state.pinned === index}`);
   label.addEventListener("focus", () => change({ hovered: index }));

@@ -30,7 +30,7 @@ test("pointing at a word, a card or a region brings out the same entity", async 
 });
 
 test("pointing at a mask brings out its entity, and a click keeps it", async (t) => {
-  const { page } = await open(t);
+  const { page } = await open(t, { viewport: { width: 1280, height: 1200 } });
   await example(page, "together");
   const area = await page.locator("#frame").boundingBox();
   const at = [area.x + area.width * 0.25, area.y + area.height * 0.7];

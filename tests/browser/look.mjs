@@ -73,12 +73,26 @@ for (const width of [320, 390, 768, 1024, 1280, 1920]) {
     await choose(page, { ...shared.photo, name: `${"a-very-long-name-".repeat(8)}.png` });
     await send(page, `${TEXT} with ${"Llanfairpwllgwyngyll".repeat(8)}`);
     await page.locator("#threshold").fill("0");
+    // Further down the picture is meant to lie over what was scrolled by.
+    await page.evaluate(() => scrollTo(0, 0));
     assert.equal(await scroll(), width);
     assert.deepEqual(await misplaced(page), []);
     const frame = await page.locator("#frame").boundingBox();
     assert(frame.width > 200 && frame.x >= 0 && frame.x + frame.width <= width);
   });
 }
+
+test("on a phone the picture stays in sight beside its words", async (t) => {
+  const { page } = await open(t, { viewport: { width: 390, height: 800 }, isMobile: true, hasTouch: true });
+  assert.equal(await page.getByText("Take a photo").isVisible(), true);
+  await example(page, "together");
+  await page.locator("#entities li").last().scrollIntoViewIfNeeded();
+  const frame = await page.locator("#frame").boundingBox();
+  assert(frame.y >= 0 && frame.y + frame.height <= 800, JSON.stringify(frame));
+  await page.locator("#annotated button").first().focus();
+  const [word, stage] = [await page.locator("#annotated button").first().boundingBox(), await page.locator("#stage").boundingBox()];
+  assert(word.y >= stage.y + stage.height, "what has the focus is not covered");
+});
 
 test("labels of boxes at the same place do not cover one another", async (t) => {
   const { page } = await open(t, { viewport: { width: 320, height: 640 } });
@@ -94,11 +108,15 @@ test("labels of boxes at the same place do not cover one another", async (t) => 
 
 test("the picture stays where it is while an answer comes", async (t) => {
   const { page } = await open(t);
-  const before = await page.locator("#stage").boundingBox();
-  const text = await page.locator("#text").boundingBox();
+  const places = () => page.evaluate(() => ["#stage", "#text"].map((selector) => {
+    const { x, y, width, height } = document.querySelector(selector).getBoundingClientRect();
+    return { x, y: y + scrollY, width, height };
+  }));
+  const before = await places();
   await example(page, "together");
-  assert.deepEqual(await page.locator("#stage").boundingBox(), before);
-  assert.deepEqual(await page.locator("#text").boundingBox(), text);
+  assert.deepEqual(await places(), before);
+  const frame = await page.locator("#stage").boundingBox();
+  assert(frame.y >= 0 && frame.y + frame.height <= page.viewportSize().height, "in sight");
 });
 
 /** Vienot, Brettel and Mollon (1999), on linear light: protanopia and deuteranopia. */

@@ -60,7 +60,7 @@ export async function contrast(page, selector) {
   const { ink, ground } = await page.locator(selector).first().evaluate((element) => {
     const ground = (from) => getComputedStyle(from).backgroundColor;
     let behind = element;
-    while (behind !== document.body && /, 0\)$/.test(ground(behind))) behind = behind.parentElement;
+    while (behind !== document.body && /^rgba.*, 0\)$/.test(ground(behind))) behind = behind.parentElement;
     return { ink: getComputedStyle(element).color, ground: ground(behind) };
   });
   const [darker, lighter] = [luminance(ink), luminance(ground)].sort((a, b) => a - b);
