@@ -22,6 +22,9 @@ impl Server {
             .args(["serve", "--port", "0", "--device", "cpu", "--log", "warn"])
             // Warming up runs the largest batch, which takes unoptimised code half a minute.
             .args(["--max-batch", "4"])
+            // By itself it takes on as much as it saw itself do in warming up: where builds or other
+            // tests run beside it, that is less than these tests ask for at once.
+            .args(["--max-inflight-gmac", "1000000"])
             .args(flags)
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
