@@ -22,7 +22,7 @@ pub use answer::{
 pub use error::PipelineError;
 pub use request::{GivenEntity, Options, Request, SegmentRequest, Task};
 pub use stages::{PipelineOptions, Roles};
-pub use warmup::{WarmUp, warm_up};
+pub use warmup::{FreshPictures, WarmUp, warm_up};
 
 use crate::batch::{Admission, Health, HealthState, RequestContext};
 use prices::Prices;
