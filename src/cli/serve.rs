@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use super::output::say;
 use super::settings::{Settings, SettingsArgs};
 use super::signals::Signals;
 use super::startup::{self, Bar, Started};
@@ -46,8 +47,7 @@ pub struct ServeArgs {
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     let settings = args.settings.resolve()?;
     if args.print_config {
-        print!("{}", settings.to_toml()?);
-        return Ok(());
+        return say!("{}", settings.to_toml()?.trim_end());
     }
     telemetry::init_logging(&settings.log, settings.log_format.parse()?)?;
     startup::set_threads(settings.threads)?;
@@ -84,7 +84,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     };
     let outcome = match &pipeline {
         Some(pipeline) => {
-            println!("riveg is ready: {url}");
+            say!("riveg is ready: {url}")?;
             until_told_to_stop(pipeline, &mut signals).await
         }
         None => Ok(()),

@@ -6,6 +6,7 @@
 //! | `middleware` | the outermost layer: request ids, problem bodies, headers, metrics, log |
 //! | `body`, `parse`, `picture` | from bytes to the pipeline's legal values, within limits |
 //! | `smner`, `stream`, `segment`, `operations` | the handlers |
+//! | `inference` | the Open Inference Protocol |
 //! | `post`, `work` | one post from its body to its answer; what all handlers begin with |
 //! | [`types`], [`events`], [`render`] | the wire format, and from answers to it |
 //! | [`problem`] | the one table of errors |
@@ -21,6 +22,7 @@ mod body;
 mod docs;
 mod downconvert;
 pub mod events;
+mod inference;
 mod limits;
 mod middleware;
 pub mod openapi;

@@ -26,7 +26,11 @@ use super::router;
     )),
     tags(
         (name = "recognition", description = "Entities, boxes, masks"),
-        (name = "operations", description = "Health, information, metrics")
+        (name = "operations", description = "Health, information, metrics"),
+        (
+            name = "open inference protocol",
+            description = "The same as KServe and its clients speak it"
+        )
     )
 )]
 pub struct ApiHead;

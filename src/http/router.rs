@@ -14,7 +14,9 @@ use utoipa_axum::routes;
 use super::origins::Origins;
 use super::problem::{Code, Problem};
 use super::state::AppState;
-use super::{assets, body, docs, middleware, openapi, operations, segment, smner, stream};
+use super::{
+    assets, body, docs, inference, middleware, openapi, operations, segment, smner, stream,
+};
 
 /// The routes that the OpenAPI document describes.
 pub(super) fn api() -> OpenApiRouter<AppState> {
@@ -28,6 +30,12 @@ pub(super) fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(operations::readyz))
         .routes(routes!(operations::startupz))
         .routes(routes!(operations::metrics))
+        .routes(routes!(inference::live))
+        .routes(routes!(inference::ready))
+        .routes(routes!(inference::server))
+        .routes(routes!(inference::model))
+        .routes(routes!(inference::model_ready))
+        .routes(routes!(inference::infer))
 }
 
 /// Everything that is served.

@@ -25,7 +25,7 @@ pub use error::PipelineError;
 pub use progress::{Observer, Progress};
 pub use request::{GivenEntity, Options, Request, SegmentRequest, Task};
 pub use stages::{PipelineOptions, Roles};
-pub use warmup::{WarmUp, warm_up};
+pub use warmup::{FreshPictures, WarmUp, warm_up};
 
 use crate::batch::{Admission, Health, HealthState, RequestContext};
 use prices::Prices;

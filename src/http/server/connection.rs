@@ -16,6 +16,9 @@ use tokio::time::{sleep, timeout};
 
 use super::patient::PatientStream;
 
+/// How long a drain waits for the first request of a connection that is there already.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
+
 /// An open connection, and what it needs.
 pub(super) struct Connection {
     pub(super) stream: PatientStream,
@@ -31,7 +34,7 @@ impl Connection {
     /// Serves the connection to its end.
     pub(super) async fn hold(mut self) {
         let usage = watch::Sender::new(Usage::default());
-        let used = usage.subscribe();
+        let (used, mut asked) = (usage.subscribe(), usage.subscribe());
         let app = TowerToHyperService::new(self.app);
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             let running = Busy::begin(&usage, request.version());
@@ -57,6 +60,14 @@ impl Connection {
             }
             () = idle(used, self.idle_timeout) => Some(self.idle_timeout),
         };
+        if left.is_none() && !asked.borrow().asked {
+            // Its first request may be on its way: it came before the door was closed.
+            tokio::select! {
+                ended = connection.as_mut() => return log_end(ended),
+                _ = asked.wait_for(|usage| usage.asked) => {}
+                () = sleep(FIRST_REQUEST.min(self.header_timeout)) => {}
+            }
+        }
         connection.as_mut().graceful_shutdown();
         match left {
             None => log_end(connection.await),

@@ -252,6 +252,24 @@ async fn requests_in_flight_finish_during_the_drain_and_newcomers_are_heard() {
     assert!(TcpStream::connect(address).await.is_err());
 }
 
+/// Closed at once, it would look to its client like a server that broke down.
+#[tokio::test]
+async fn a_connection_from_before_the_drain_may_send_its_first_request() {
+    let server = Running::start(hello(), ServerOptions::default()).await;
+    let mut fresh = server.connect().await;
+    // Connections are taken in order, so when this one is answered the first is taken, too.
+    let mut kept = server.ask("/").await;
+    read_until(&mut kept, "hello").await;
+    let Running { stop, done, .. } = server;
+    stop.send(()).unwrap();
+    // An idle connection is closed when the drain begins.
+    assert_eq!(read_until(&mut kept, "").await, "");
+    fresh.write_all(b"GET / HTTP/1.1\r\nhost: riveg\r\n\r\n").await.unwrap();
+    let answer = read_until(&mut fresh, "").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer:?}");
+    assert_eq!(timeout(PATIENCE, done).await.unwrap().unwrap(), Drained { cut: 0 });
+}
+
 #[tokio::test]
 async fn what_does_not_finish_is_cut_and_counted() {
     let (app, entered, _never) = held();

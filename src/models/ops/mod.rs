@@ -6,10 +6,12 @@
 
 mod activation;
 mod depthwise;
+mod memory_pool;
 mod softmax;
 
 pub use activation::{Activation, bias_activate, clamp, relu};
 pub use depthwise::Depthwise;
+pub use memory_pool::keep_freed_memory;
 pub use softmax::softmax_f32;
 
 use candle_core::{CpuStorage, DType, Error, Layout, Result, Tensor};
