@@ -48,7 +48,7 @@ impl Depthwise {
     /// # Errors
     /// A tensor operation failed.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if fused(x) {
+        if fused(x) && self.activation.cuts() {
             return x.contiguous()?.apply_op3_no_bwd(&self.weight, &self.bias, self);
         }
         let exact = match x.dtype() {

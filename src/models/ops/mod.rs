@@ -6,10 +6,15 @@
 
 mod activation;
 mod depthwise;
+mod gemm;
+mod linear;
+mod simd;
 mod softmax;
 
 pub use activation::{Activation, bias_activate, clamp, relu};
 pub use depthwise::Depthwise;
+pub use gemm::Storage;
+pub use linear::Linear;
 pub use softmax::softmax_f32;
 
 use candle_core::{CpuStorage, DType, Error, Layout, Result, Tensor};
