@@ -5,16 +5,20 @@
 //! value is composed of candle's operations. Tests hold the two together.
 
 mod activation;
+mod attention;
 mod depthwise;
 mod gemm;
 mod linear;
+mod norm;
 mod simd;
 mod softmax;
 
 pub use activation::{Activation, bias_activate, clamp, relu};
+pub use attention::{RelativePositions, Scores, attend};
 pub use depthwise::Depthwise;
 pub use gemm::Storage;
 pub use linear::Linear;
+pub use norm::LayerNorm;
 pub use softmax::softmax_f32;
 
 use candle_core::{CpuStorage, DType, Error, Layout, Result, Tensor};

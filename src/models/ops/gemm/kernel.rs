@@ -47,8 +47,9 @@ pub(in crate::models::ops) struct Tile<W> {
     /// Columns that exist, `1..=Isa::columns`.
     pub(in crate::models::ops) columns: usize,
     pub(in crate::models::ops) depth: usize,
-    /// `[depth, rows]`.
+    /// `[depth, rows]`; with [`Tile::apart`], rows that lie so far from each other.
     pub(in crate::models::ops) left: *const f32,
+    pub(in crate::models::ops) apart: Option<usize>,
     /// `[depth, Isa::columns]`.
     pub(in crate::models::ops) right: *const W,
     /// Where the tile goes, rows `stride` apart.
@@ -102,6 +103,12 @@ pub(in crate::models::ops) unsafe fn compute<W: Stored>(
 unsafe fn compute_avx2<W: Stored>(tile: &Tile<W>, finish: Option<&Finish>) {
     // SAFETY: passed on to the caller.
     unsafe {
+        if let Some(apart) = tile.apart {
+            return match tile.rows {
+                6 => apart_sums::<Avx2, W, 6>(tile, apart, finish),
+                _ => one_by_one::<Avx2, W>(tile, apart, finish),
+            };
+        }
         match tile.rows {
             1 => sums::<Avx2, W, 1>(tile, finish),
             2 => sums::<Avx2, W, 2>(tile, finish),
@@ -118,6 +125,12 @@ unsafe fn compute_avx2<W: Stored>(tile: &Tile<W>, finish: Option<&Finish>) {
 unsafe fn compute_avx512<W: Stored>(tile: &Tile<W>, finish: Option<&Finish>) {
     // SAFETY: passed on to the caller.
     unsafe {
+        if let Some(apart) = tile.apart {
+            return match tile.rows {
+                12 => apart_sums::<Avx512, W, 12>(tile, apart, finish),
+                _ => one_by_one::<Avx512, W>(tile, apart, finish),
+            };
+        }
         match tile.rows {
             1 => sums::<Avx512, W, 1>(tile, finish),
             2 => sums::<Avx512, W, 2>(tile, finish),
@@ -158,6 +171,52 @@ unsafe fn sums<L: Lanes, W: Stored, const ROWS: usize>(tile: &Tile<W>, finish: O
         }
         for (row, sums) in sums.into_iter().enumerate() {
             store::<L, W>(tile, finish, row, sums);
+        }
+    }
+}
+
+/// [`sums`] for rows that are not packed.
+///
+/// # Safety
+/// See [`compute`].
+#[inline(always)]
+unsafe fn apart_sums<L: Lanes, W: Stored, const ROWS: usize>(
+    tile: &Tile<W>,
+    apart: usize,
+    finish: Option<&Finish>,
+) {
+    // SAFETY: `left` holds `ROWS` rows of `depth` values, `right` `depth` steps of two vectors.
+    unsafe {
+        let mut sums = [[L::splat(0.0); 2]; ROWS];
+        let mut right = tile.right;
+        for step in 0..tile.depth {
+            let low = W::widen::<L>(right);
+            let high = W::widen::<L>(right.add(L::WIDTH));
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let value = L::splat(*tile.left.add(row * apart + step));
+                sums[0] = value.fma(low, sums[0]);
+                sums[1] = value.fma(high, sums[1]);
+            }
+            right = right.add(2 * L::WIDTH);
+        }
+        for (row, sums) in sums.into_iter().enumerate() {
+            store::<L, W>(tile, finish, row, sums);
+        }
+    }
+}
+
+/// [`apart_sums`] for the few rows that a tile's height leaves.
+///
+/// # Safety
+/// See [`compute`].
+#[inline(always)]
+unsafe fn one_by_one<L: Lanes, W: Stored>(tile: &Tile<W>, apart: usize, finish: Option<&Finish>) {
+    for row in 0..tile.rows {
+        // SAFETY: the tile has the row.
+        unsafe {
+            let (left, to) = (tile.left.add(row * apart), tile.to.add(row * tile.stride));
+            let finish = finish.map(|finish| Finish { row: finish.row + row, ..*finish });
+            sums::<L, W, 1>(&Tile { rows: 1, left, to, ..*tile }, finish.as_ref());
         }
     }
 }

@@ -42,14 +42,6 @@ pub(super) struct PackedLinear {
     pub(super) activation: Activation,
 }
 
-/// Rows to multiply, for instance the patches that a convolution sees.
-pub(super) trait Rows: Sync {
-    /// How many.
-    fn count(&self) -> usize;
-    /// Writes the rows `first..first + n` as `[n, inputs]`.
-    fn write(&self, first: usize, to: &mut [f32]);
-}
-
 /// Something of the product's width that is added before the activation: row `i % rows` to row `i`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Addend<'a>(pub(super) &'a [f32]);
@@ -113,48 +105,6 @@ impl PackedLinear {
             (0..block_rows * parts).into_par_iter().with_max_len(1).for_each(task);
         }
         // SAFETY: the tasks have written every row and every column.
-        unsafe { y.set_len(rows * outputs) };
-        Ok(y)
-    }
-
-    /// The same for rows that are made block by block and never exist together.
-    ///
-    /// # Errors
-    /// `addend` is not whole rows.
-    pub(super) fn forward_rows(&self, x: &impl Rows, addend: Option<Addend>) -> Result<Vec<f32>> {
-        let (inputs, outputs) = self.shape();
-        let rows = x.count();
-        if inputs == 0 || outputs == 0 {
-            return Err(Error::msg("a layer without weights"));
-        }
-        let product = Product::new(self, rows, addend)?;
-        let height = self.weights.isa.rows();
-        // As many rows as a core's second cache holds beside the panels.
-        let fit = (48 * 1024 / inputs).clamp(1, BLOCK_ROWS).next_multiple_of(height);
-        let all_panels = outputs.div_ceil(self.weights.isa.columns());
-        let mut y = Vec::with_capacity(rows * outputs);
-        let to = Target(y.as_mut_ptr());
-        let scratch = || (vec![0f32; fit * inputs], vec![0f32; height * inputs]);
-        (0..rows.div_ceil(fit)).into_par_iter().with_max_len(1).for_each_init(
-            scratch,
-            |(packed, plain), index| {
-                let first = index * fit;
-                let count = fit.min(rows - first);
-                for start in (0..count).step_by(height) {
-                    let n = height.min(count - start);
-                    x.write(first + start, &mut plain[..n * inputs]);
-                    pack_rows(
-                        &plain[..n * inputs],
-                        inputs,
-                        &mut packed[start * inputs..][..n * inputs],
-                    );
-                }
-                let block = Block { rows: (first, count), panels: (0, all_panels) };
-                // SAFETY: tasks write different rows of a buffer of `rows · outputs` values.
-                unsafe { product.block(packed, &block, to) };
-            },
-        );
-        // SAFETY: the tasks have written every row.
         unsafe { y.set_len(rows * outputs) };
         Ok(y)
     }
@@ -258,6 +208,7 @@ impl<'a> Product<'a> {
                             columns: width.min(outputs - column),
                             depth,
                             left: left.as_ptr(),
+                            apart: None,
                             right: right.as_ptr(),
                             to: to.0.add((first_row + row) * outputs + column),
                             stride: outputs,

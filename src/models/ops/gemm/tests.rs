@@ -139,28 +139,3 @@ fn activations_are_exact_to_single_precision() {
         assert!(largest_gap(&y, &tensor.to_vec1().unwrap()) < 2e-6, "{isa:?}");
     }
 }
-
-struct Copied<'a>(&'a [f32], usize);
-
-impl Rows for Copied<'_> {
-    fn count(&self) -> usize {
-        self.0.len() / self.1
-    }
-
-    fn write(&self, first: usize, to: &mut [f32]) {
-        to.copy_from_slice(&self.0[first * self.1..][..to.len()]);
-    }
-}
-
-#[test]
-fn rows_made_block_by_block_are_the_same() {
-    for isa in Isa::available() {
-        for (rows, inputs, outputs) in SHAPES {
-            let (x, weight) = (numbers(rows * inputs, 5), numbers(outputs * inputs, 6));
-            let given = (weight.as_slice(), inputs);
-            let layer = PackedLinear::new(given, None, Activation::Relu, (Storage::F32, isa));
-            let whole = layer.forward(&x, None).unwrap();
-            assert_eq!(layer.forward_rows(&Copied(&x, inputs), None).unwrap(), whole);
-        }
-    }
-}

@@ -12,7 +12,7 @@ use crate::models::ops::Activation;
 /// # Safety
 /// See [`Lanes`].
 #[inline(always)]
-unsafe fn exp<L: Lanes>(x: L) -> L {
+pub(in crate::models::ops) unsafe fn exp<L: Lanes>(x: L) -> L {
     const COEFFICIENTS: [f32; 5] =
         [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1];
     // SAFETY: passed on to the caller.

@@ -11,7 +11,7 @@ pub(super) mod avx2;
 pub(super) mod avx512;
 mod functions;
 
-pub(super) use functions::activate;
+pub(super) use functions::{activate, exp};
 
 /// An instruction set that this processor has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +121,15 @@ pub(super) trait Lanes: Copy {
             self.store(values.as_mut_ptr());
             to.copy_from_nonoverlapping(values.as_ptr(), count.min(Self::WIDTH));
         }
+    }
+
+    /// The lanes, and `fill` beyond them.
+    #[inline(always)]
+    unsafe fn lanes(self, fill: f32) -> [f32; MAX_WIDTH] {
+        let mut values = [fill; MAX_WIDTH];
+        // SAFETY: the array has room for any vector.
+        unsafe { self.store(values.as_mut_ptr()) };
+        values
     }
 }
 
