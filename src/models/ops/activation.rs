@@ -7,22 +7,32 @@ use rayon::prelude::*;
 
 use super::{fused, values};
 
-/// What follows a convolution.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What follows a convolution or a linear layer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Activation {
     /// Nothing.
+    #[default]
     None,
     /// `max(x, 0)`.
     Relu,
     /// `min(max(x, 0), 6)`.
     Relu6,
+    /// `x (1 + erf(x / √2)) / 2` (Hendrycks and Gimpel, 2016).
+    Gelu,
+    /// The same with the erf approximated by a hyperbolic tangent.
+    GeluTanh,
 }
 
 impl Activation {
+    /// Whether it does no more than cut values to [`Activation::range`].
+    pub(super) fn cuts(self) -> bool {
+        !matches!(self, Self::Gelu | Self::GeluTanh)
+    }
+
     /// The range that values are cut to.
     pub(super) fn range(self) -> (f32, f32) {
         match self {
-            Self::None => (f32::NEG_INFINITY, f32::INFINITY),
+            Self::None | Self::Gelu | Self::GeluTanh => (f32::NEG_INFINITY, f32::INFINITY),
             Self::Relu => (0.0, f32::INFINITY),
             Self::Relu6 => (0.0, 6.0),
         }
@@ -32,7 +42,10 @@ impl Activation {
     pub(super) fn apply(self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::None => Ok(x.clone()),
-            _ => clamp(x, self.range()),
+            Self::Relu => relu(x),
+            Self::Relu6 => clamp(x, (0.0, 6.0)),
+            Self::Gelu => x.gelu_erf(),
+            Self::GeluTanh => x.gelu(),
         }
     }
 }
@@ -106,7 +119,7 @@ impl CustomOp1 for Clamp {
 /// # Errors
 /// The shapes do not fit, or a tensor operation failed.
 pub fn bias_activate(x: Tensor, bias: &Tensor, activation: Activation) -> Result<Tensor> {
-    if fused(&x) && x.is_contiguous() {
+    if fused(&x) && x.is_contiguous() && activation.cuts() {
         x.inplace_op2(bias, &BiasActivation(activation))?;
         return Ok(x);
     }
@@ -163,7 +176,8 @@ mod tests {
     fn the_fused_form_is_the_composed_one() -> Result<()> {
         let x = Tensor::randn(0f32, 5.0, (2, 4, 5, 3), &Device::Cpu)?;
         let bias = Tensor::new(&[-1f32, 0.5, 3.0], &Device::Cpu)?;
-        for activation in [Activation::None, Activation::Relu, Activation::Relu6] {
+        for activation in [Activation::None, Activation::Relu, Activation::Relu6, Activation::Gelu]
+        {
             let plain = activation.apply(&x.broadcast_add(&bias)?)?.flatten_all()?;
             let fused = bias_activate(x.copy()?, &bias, activation)?.flatten_all()?;
             assert_eq!(fused.to_vec1::<f32>()?, plain.to_vec1::<f32>()?, "{activation:?}");

@@ -6,15 +6,24 @@
 //! without optimisation, convolutions are composed as well: candle is optimised even then.
 
 mod activation;
+mod attention;
 mod conv;
 mod depthwise;
+mod gemm;
 mod lanes;
+mod linear;
+mod norm;
 mod pool;
+mod simd;
 mod softmax;
 
 pub use activation::{Activation, clamp, relu};
+pub use attention::{RelativePositions, Scores, attend};
 pub use conv::{Conv2d, Travel};
 pub use depthwise::Depthwise;
+pub use gemm::Storage;
+pub use linear::Linear;
+pub use norm::LayerNorm;
 pub use pool::max_pool_of_positive;
 pub use softmax::softmax_f32;
 

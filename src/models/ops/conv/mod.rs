@@ -75,7 +75,7 @@ impl Conv2d {
         travel: Travel,
         activation: Activation,
     ) -> Result<Self> {
-        let pack = fused(weight) && !cfg!(unoptimised);
+        let pack = fused(weight) && activation.cuts() && !cfg!(unoptimised);
         Self::stored(weight, bias, (travel, activation), pack)
     }
 

@@ -54,7 +54,7 @@ impl Depthwise {
     /// # Errors
     /// A tensor operation failed.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if fused(x) && !cfg!(unoptimised) {
+        if fused(x) && self.activation.cuts() && !cfg!(unoptimised) {
             return self.forward_fused(x);
         }
         let exact = match x.dtype() {
