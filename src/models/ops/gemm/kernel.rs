@@ -1,0 +1,260 @@
+//! The inner kernel: a tile of the product in registers.
+#![allow(unsafe_code)]
+
+use crate::models::ops::Activation;
+use crate::models::ops::simd::{Isa, Lanes, activate};
+#[cfg(target_arch = "x86_64")]
+use crate::models::ops::simd::{avx2::Avx2, avx512::Avx512};
+
+/// What weights are stored as.
+pub(in crate::models::ops) trait Stored: Copy + Sync {
+    /// A vector of them, as `f32`.
+    ///
+    /// # Safety
+    /// See [`Lanes`].
+    unsafe fn widen<L: Lanes>(from: *const Self) -> L;
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    unsafe fn widen<L: Lanes>(from: *const Self) -> L {
+        // SAFETY: passed on to the caller.
+        unsafe { L::load(from) }
+    }
+}
+
+impl Stored for u16 {
+    #[inline(always)]
+    unsafe fn widen<L: Lanes>(from: *const Self) -> L {
+        // SAFETY: passed on to the caller.
+        unsafe { L::load_bf16(from) }
+    }
+}
+
+impl Stored for i8 {
+    #[inline(always)]
+    unsafe fn widen<L: Lanes>(from: *const Self) -> L {
+        // SAFETY: passed on to the caller.
+        unsafe { L::load_i8(from) }
+    }
+}
+
+/// One tile: `rows` × `columns` sums over `depth` inputs.
+#[derive(Clone, Copy)]
+pub(in crate::models::ops) struct Tile<W> {
+    /// Rows of the tile, `1..=Isa::rows`.
+    pub(in crate::models::ops) rows: usize,
+    /// Columns that exist, `1..=Isa::columns`.
+    pub(in crate::models::ops) columns: usize,
+    pub(in crate::models::ops) depth: usize,
+    /// `[depth, rows]`; with [`Tile::apart`], rows that lie so far from each other.
+    pub(in crate::models::ops) left: *const f32,
+    pub(in crate::models::ops) apart: Option<usize>,
+    /// `[depth, Isa::columns]`.
+    pub(in crate::models::ops) right: *const W,
+    /// Where the tile goes, rows `stride` apart.
+    pub(in crate::models::ops) to: *mut f32,
+    pub(in crate::models::ops) stride: usize,
+    /// Whether the sums go on from what is there.
+    pub(in crate::models::ops) resume: bool,
+}
+
+/// What happens to finished sums: `activation(scale · sum + bias + addend)`. Pointers are null
+/// where there is nothing; the others point at the tile's first column.
+#[derive(Clone, Copy)]
+pub(in crate::models::ops) struct Finish {
+    /// A whole tile of columns.
+    pub(in crate::models::ops) scale: *const f32,
+    /// A whole tile of columns.
+    pub(in crate::models::ops) bias: *const f32,
+    /// The columns that exist, in `period` rows `stride` apart; row `i` of the product takes row
+    /// `i % period`.
+    pub(in crate::models::ops) addend: *const f32,
+    pub(in crate::models::ops) period: usize,
+    pub(in crate::models::ops) stride: usize,
+    /// The tile's first row in the product.
+    pub(in crate::models::ops) row: usize,
+    pub(in crate::models::ops) activation: Activation,
+}
+
+/// Computes a tile; sums that are not finished yet have no `finish`.
+///
+/// # Safety
+/// The processor has `isa`, and the pointers are valid for what [`Tile`] and [`Finish`] say.
+#[inline]
+pub(in crate::models::ops) unsafe fn compute<W: Stored>(
+    isa: Isa,
+    tile: &Tile<W>,
+    finish: Option<&Finish>,
+) {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => compute_avx2(tile, finish),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => compute_avx512(tile, finish),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn compute_avx2<W: Stored>(tile: &Tile<W>, finish: Option<&Finish>) {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        if let Some(apart) = tile.apart {
+            return match tile.rows {
+                6 => apart_sums::<Avx2, W, 6>(tile, apart, finish),
+                _ => one_by_one::<Avx2, W>(tile, apart, finish),
+            };
+        }
+        match tile.rows {
+            1 => sums::<Avx2, W, 1>(tile, finish),
+            2 => sums::<Avx2, W, 2>(tile, finish),
+            3 => sums::<Avx2, W, 3>(tile, finish),
+            4 => sums::<Avx2, W, 4>(tile, finish),
+            5 => sums::<Avx2, W, 5>(tile, finish),
+            _ => sums::<Avx2, W, 6>(tile, finish),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn compute_avx512<W: Stored>(tile: &Tile<W>, finish: Option<&Finish>) {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        if let Some(apart) = tile.apart {
+            return match tile.rows {
+                12 => apart_sums::<Avx512, W, 12>(tile, apart, finish),
+                _ => one_by_one::<Avx512, W>(tile, apart, finish),
+            };
+        }
+        match tile.rows {
+            1 => sums::<Avx512, W, 1>(tile, finish),
+            2 => sums::<Avx512, W, 2>(tile, finish),
+            3 => sums::<Avx512, W, 3>(tile, finish),
+            4 => sums::<Avx512, W, 4>(tile, finish),
+            5 => sums::<Avx512, W, 5>(tile, finish),
+            6 => sums::<Avx512, W, 6>(tile, finish),
+            7 => sums::<Avx512, W, 7>(tile, finish),
+            8 => sums::<Avx512, W, 8>(tile, finish),
+            9 => sums::<Avx512, W, 9>(tile, finish),
+            10 => sums::<Avx512, W, 10>(tile, finish),
+            11 => sums::<Avx512, W, 11>(tile, finish),
+            _ => sums::<Avx512, W, 12>(tile, finish),
+        }
+    }
+}
+
+/// The tile's sums, in two vectors a row.
+///
+/// # Safety
+/// See [`compute`].
+#[inline(always)]
+unsafe fn sums<L: Lanes, W: Stored, const ROWS: usize>(tile: &Tile<W>, finish: Option<&Finish>) {
+    // SAFETY: `left` and `right` hold `depth` steps of `ROWS` and of two vectors' values.
+    unsafe {
+        let mut sums = [[L::splat(0.0); 2]; ROWS];
+        let (mut left, mut right) = (tile.left, tile.right);
+        for _ in 0..tile.depth {
+            let low = W::widen::<L>(right);
+            let high = W::widen::<L>(right.add(L::WIDTH));
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let value = L::splat(*left.add(row));
+                sums[0] = value.fma(low, sums[0]);
+                sums[1] = value.fma(high, sums[1]);
+            }
+            left = left.add(ROWS);
+            right = right.add(2 * L::WIDTH);
+        }
+        for (row, sums) in sums.into_iter().enumerate() {
+            store::<L, W>(tile, finish, row, sums);
+        }
+    }
+}
+
+/// [`sums`] for rows that are not packed.
+///
+/// # Safety
+/// See [`compute`].
+#[inline(always)]
+unsafe fn apart_sums<L: Lanes, W: Stored, const ROWS: usize>(
+    tile: &Tile<W>,
+    apart: usize,
+    finish: Option<&Finish>,
+) {
+    // SAFETY: `left` holds `ROWS` rows of `depth` values, `right` `depth` steps of two vectors.
+    unsafe {
+        let mut sums = [[L::splat(0.0); 2]; ROWS];
+        let mut right = tile.right;
+        for step in 0..tile.depth {
+            let low = W::widen::<L>(right);
+            let high = W::widen::<L>(right.add(L::WIDTH));
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let value = L::splat(*tile.left.add(row * apart + step));
+                sums[0] = value.fma(low, sums[0]);
+                sums[1] = value.fma(high, sums[1]);
+            }
+            right = right.add(2 * L::WIDTH);
+        }
+        for (row, sums) in sums.into_iter().enumerate() {
+            store::<L, W>(tile, finish, row, sums);
+        }
+    }
+}
+
+/// [`apart_sums`] for the few rows that a tile's height leaves.
+///
+/// # Safety
+/// See [`compute`].
+#[inline(always)]
+unsafe fn one_by_one<L: Lanes, W: Stored>(tile: &Tile<W>, apart: usize, finish: Option<&Finish>) {
+    for row in 0..tile.rows {
+        // SAFETY: the tile has the row.
+        unsafe {
+            let (left, to) = (tile.left.add(row * apart), tile.to.add(row * tile.stride));
+            let finish = finish.map(|finish| Finish { row: finish.row + row, ..*finish });
+            sums::<L, W, 1>(&Tile { rows: 1, left, to, ..*tile }, finish.as_ref());
+        }
+    }
+}
+
+/// Stores one row of sums.
+///
+/// # Safety
+/// See [`compute`].
+#[inline(always)]
+unsafe fn store<L: Lanes, W>(tile: &Tile<W>, finish: Option<&Finish>, row: usize, sums: [L; 2]) {
+    // SAFETY: offsets stay inside the tile's columns that exist; `bias` and `scale` have whole tiles.
+    unsafe {
+        for (half, mut sum) in sums.into_iter().enumerate() {
+            let column = half * L::WIDTH;
+            if column >= tile.columns {
+                break;
+            }
+            let to = tile.to.add(row * tile.stride + column);
+            let count = tile.columns - column;
+            let whole = count >= L::WIDTH;
+            let read = |from| if whole { L::load(from) } else { L::load_some(from, count) };
+            if tile.resume {
+                sum = sum.add(read(to));
+            }
+            if let Some(finish) = finish {
+                if !finish.scale.is_null() {
+                    sum = sum.mul(L::load(finish.scale.add(column)));
+                }
+                if !finish.bias.is_null() {
+                    sum = sum.add(L::load(finish.bias.add(column)));
+                }
+                if !finish.addend.is_null() {
+                    let row = (finish.row + row) % finish.period;
+                    sum = sum.add(read(finish.addend.add(row * finish.stride + column)));
+                }
+                sum = activate(finish.activation, sum);
+            }
+            if whole { sum.store(to) } else { sum.store_some(to, count) }
+        }
+    }
+}

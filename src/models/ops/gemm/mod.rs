@@ -1,0 +1,238 @@
+//! Products with weights that are packed once, at load.
+//!
+//! Measured reason: candle's product is as fast as PyTorch's where matrices are large; for
+//! the tens of rows of a text, packing the weights again at every call costs as much as multiplying.
+//! Here bias, activation and residual are applied while sums are still in registers.
+//!
+//! The scheme is that of Goto and van de Geijn, "Anatomy of high-performance matrix multiplication"
+//! (2008): tiles in registers, panels in the first cache, blocks of rows in the second.
+#![allow(unsafe_code)]
+
+pub(super) mod kernel;
+mod panels;
+#[cfg(test)]
+mod tests;
+
+use std::ptr::null;
+
+use candle_core::{Error, Result};
+use rayon::prelude::*;
+
+use super::Activation;
+use super::simd::Isa;
+use kernel::{Finish, Stored, Tile, compute};
+use panels::{PackedWeights, Panels, pack_rows};
+
+pub use panels::Storage;
+
+/// Inputs that are summed at a time: a panel of weights then stays in the first cache.
+const DEPTH: usize = 384;
+/// Rows of a task: a multiple of both tile heights, so that a block of them stays in the second.
+const BLOCK_ROWS: usize = 96;
+/// Products of fewer multiplications than this run on the calling thread.
+const SERIAL: usize = 1 << 17;
+
+/// `activation(x Wᵀ + bias + addend)` with packed weights. Exists only where the processor has a
+/// kernel for it.
+#[derive(Debug)]
+pub(super) struct PackedLinear {
+    weights: PackedWeights,
+    /// Padded to whole panels.
+    bias: Option<Vec<f32>>,
+    pub(super) activation: Activation,
+}
+
+/// Something of the product's width that is added before the activation: row `i % rows` to row `i`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Addend<'a>(pub(super) &'a [f32]);
+
+impl PackedLinear {
+    /// Packs `weight`, `[outputs, inputs]` row by row, for `isa`; `bias` has `outputs` values.
+    pub(super) fn new(
+        (weight, inputs): (&[f32], usize),
+        bias: Option<&[f32]>,
+        activation: Activation,
+        (storage, isa): (Storage, Isa),
+    ) -> Self {
+        let weights = PackedWeights::new(weight, inputs, storage, isa);
+        let bias = bias.map(|bias| {
+            let mut bias = bias.to_vec();
+            bias.resize(weights.outputs.next_multiple_of(isa.columns()), 0.0);
+            bias
+        });
+        Self { weights, bias, activation }
+    }
+
+    /// Inputs and outputs.
+    pub(super) fn shape(&self) -> (usize, usize) {
+        (self.weights.inputs, self.weights.outputs)
+    }
+
+    /// Bytes that the weights take.
+    pub(super) fn bytes(&self) -> usize {
+        self.weights.bytes()
+    }
+
+    /// Rows `x`, `[n, inputs]` → `[n, outputs]`.
+    ///
+    /// # Errors
+    /// `x` or `addend` are not whole rows.
+    pub(super) fn forward(&self, x: &[f32], addend: Option<Addend>) -> Result<Vec<f32>> {
+        let (inputs, outputs) = self.shape();
+        if inputs == 0 || outputs == 0 || x.len() % inputs != 0 {
+            return Err(Error::msg(format!("{} values in rows of {inputs}", x.len())));
+        }
+        let rows = x.len() / inputs;
+        let product = Product::new(self, rows, addend)?;
+        let packed = product.pack(x);
+        let mut y = Vec::with_capacity(rows * outputs);
+        let to = Target(y.as_mut_ptr());
+        let block_rows = rows.div_ceil(BLOCK_ROWS).max(1);
+        let parts = product.parts(block_rows);
+        let task = |index: usize| {
+            let first = index / parts * BLOCK_ROWS;
+            let block = Block {
+                rows: (first, BLOCK_ROWS.min(rows - first)),
+                panels: product.panels_of(index % parts, parts),
+            };
+            // SAFETY: tasks write different rows or columns of a buffer of `rows · outputs`
+            // values; the block's rows start at a multiple of the tile's height.
+            unsafe { product.block(&packed[first * inputs..], &block, to) };
+        };
+        if rows * inputs * outputs < SERIAL {
+            (0..block_rows * parts).for_each(task);
+        } else {
+            (0..block_rows * parts).into_par_iter().with_max_len(1).for_each(task);
+        }
+        // SAFETY: the tasks have written every row and every column.
+        unsafe { y.set_len(rows * outputs) };
+        Ok(y)
+    }
+}
+
+/// A part of the product: rows and panels, each the first and how many.
+struct Block {
+    rows: (usize, usize),
+    panels: (usize, usize),
+}
+
+/// Where tasks write, each its own part.
+#[derive(Clone, Copy)]
+pub(super) struct Target(pub(super) *mut f32);
+
+// SAFETY: whoever shares it lets every thread write a part of its own.
+unsafe impl Send for Target {}
+// SAFETY: as above.
+unsafe impl Sync for Target {}
+
+/// One product.
+struct Product<'a> {
+    layer: &'a PackedLinear,
+    rows: usize,
+    addend: Option<&'a [f32]>,
+}
+
+impl<'a> Product<'a> {
+    fn new(layer: &'a PackedLinear, rows: usize, addend: Option<Addend<'a>>) -> Result<Self> {
+        let addend = addend.map(|Addend(values)| values);
+        let (_, outputs) = layer.shape();
+        if addend
+            .is_some_and(|values| values.is_empty() != (rows == 0) || values.len() % outputs != 0)
+        {
+            return Err(Error::msg("what is added has another width than the product"));
+        }
+        Ok(Self { layer, rows, addend })
+    }
+
+    /// Rows in panels of a tile's height, the last as high as what is left.
+    fn pack(&self, x: &[f32]) -> Vec<f32> {
+        let inputs = self.layer.weights.inputs;
+        let mut packed = vec![0.0; x.len()];
+        let panel = self.layer.weights.isa.rows() * inputs;
+        let panels = packed.par_chunks_mut(panel).zip(x.par_chunks(panel));
+        panels
+            .with_min_len((1 << 14) / panel + 1)
+            .for_each(|(packed, x)| pack_rows(x, inputs, packed));
+        packed
+    }
+
+    /// Into how many parts the columns are split, so that every core has work.
+    fn parts(&self, row_blocks: usize) -> usize {
+        let panels = self.layer.weights.outputs.div_ceil(self.layer.weights.isa.columns());
+        (4 * rayon::current_num_threads()).div_ceil(row_blocks).clamp(1, panels.max(1))
+    }
+
+    /// The panels of one of `parts` parts.
+    fn panels_of(&self, part: usize, parts: usize) -> (usize, usize) {
+        let panels = self.layer.weights.outputs.div_ceil(self.layer.weights.isa.columns());
+        let (start, end) = (part * panels / parts, (part + 1) * panels / parts);
+        (start, end - start)
+    }
+
+    /// # Safety
+    /// `packed` starts with the block's rows in panels; `to` has room for the product.
+    unsafe fn block(&self, packed: &[f32], block: &Block, to: Target) {
+        // SAFETY: passed on to the caller.
+        unsafe {
+            match &self.layer.weights.panels {
+                Panels::F32(panels) => self.block_of(packed, panels, block, to),
+                Panels::Bf16(panels) => self.block_of(packed, panels, block, to),
+                Panels::Int8(panels) => self.block_of(packed, panels, block, to),
+            }
+        }
+    }
+
+    /// # Safety
+    /// See [`Product::block`].
+    unsafe fn block_of<W: Stored>(&self, packed: &[f32], panels: &[W], block: &Block, to: Target) {
+        let PackedWeights { isa, inputs, outputs, .. } = self.layer.weights;
+        let ((first_row, rows), (first_panel, count)) = (block.rows, block.panels);
+        let (height, width) = (isa.rows(), isa.columns());
+        let steps = inputs.div_ceil(DEPTH);
+        let depth = inputs.div_ceil(steps);
+        for start in (0..inputs).step_by(depth) {
+            let depth = depth.min(inputs - start);
+            let last = start + depth == inputs;
+            for panel in first_panel..first_panel + count {
+                let column = panel * width;
+                let right = &panels[panel * inputs * width + start * width..];
+                for row in (0..rows).step_by(height) {
+                    let high = height.min(rows - row);
+                    let left = &packed[row * inputs + start * high..];
+                    let finish = last.then(|| self.finish(first_row + row, column));
+                    // SAFETY: the processor has the instructions, for which the weights were
+                    // packed; the slices hold `depth` steps of the tile, and the target the tile.
+                    unsafe {
+                        let tile = Tile {
+                            rows: high,
+                            columns: width.min(outputs - column),
+                            depth,
+                            left: left.as_ptr(),
+                            apart: None,
+                            right: right.as_ptr(),
+                            to: to.0.add((first_row + row) * outputs + column),
+                            stride: outputs,
+                            resume: start > 0,
+                        };
+                        compute(isa, &tile, finish.as_ref());
+                    }
+                }
+            }
+        }
+    }
+
+    /// What follows the sums of the tile at `row` and `column`.
+    fn finish(&self, row: usize, column: usize) -> Finish {
+        let outputs = self.layer.weights.outputs;
+        let at = |values: Option<&[f32]>| values.map_or(null(), |values| values[column..].as_ptr());
+        Finish {
+            scale: at(self.layer.weights.scales.as_deref()),
+            bias: at(self.layer.bias.as_deref()),
+            addend: at(self.addend),
+            period: self.addend.map_or(self.rows, |values| values.len() / outputs),
+            stride: outputs,
+            row,
+            activation: self.layer.activation,
+        }
+    }
+}

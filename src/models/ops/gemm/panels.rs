@@ -1,0 +1,165 @@
+//! Matrices in the order in which the kernel reads them.
+//!
+//! Weights lie in panels of as many outputs as a tile has columns, rows of `x` in panels of as many
+//! rows as a tile has; inside a panel, what belongs to one input lies together.
+
+use rayon::prelude::*;
+
+use crate::models::ops::simd::Isa;
+
+/// How packed weights are stored. Sums are always `f32`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Storage {
+    /// As given.
+    F32,
+    /// Upper halves of `f32`, rounded to nearest: half the memory, relative error up to 2⁻⁹.
+    Bf16,
+    /// A byte, and a scale for each output: a quarter of the memory, error up to 1/254 of the
+    /// output's largest weight.
+    Int8,
+}
+
+/// Packed weights.
+#[derive(Debug)]
+pub(super) enum Panels {
+    F32(Vec<f32>),
+    Bf16(Vec<u16>),
+    Int8(Vec<i8>),
+}
+
+/// Weights of a layer, packed for one instruction set.
+#[derive(Debug)]
+pub(super) struct PackedWeights {
+    pub(super) panels: Panels,
+    /// What each output's sum is multiplied by, padded to whole panels; nothing where all are 1.
+    pub(super) scales: Option<Vec<f32>>,
+    pub(super) isa: Isa,
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+}
+
+impl PackedWeights {
+    /// Packs `weight`, `[outputs, inputs]` row by row.
+    pub(super) fn new(weight: &[f32], inputs: usize, storage: Storage, isa: Isa) -> Self {
+        let outputs = weight.len().checked_div(inputs).unwrap_or(0);
+        let pack = Pack { weight, inputs, outputs, columns: isa.columns() };
+        let mut scales = None;
+        let panels = match storage {
+            Storage::F32 => Panels::F32(pack.each(|value, _| value)),
+            Storage::Bf16 => Panels::Bf16(pack.each(|value, _| to_bf16(value))),
+            Storage::Int8 => {
+                let found = pack.scales();
+                let byte = |value: f32, output: usize| (value / found[output]).round() as i8;
+                let panels = Panels::Int8(pack.each(byte));
+                scales = Some(found);
+                panels
+            }
+        };
+        Self { panels, scales, isa, inputs, outputs }
+    }
+
+    /// Bytes of weights.
+    pub(super) fn bytes(&self) -> usize {
+        let scales = self.scales.as_ref().map_or(0, |scales| 4 * scales.len());
+        scales
+            + match &self.panels {
+                Panels::F32(values) => 4 * values.len(),
+                Panels::Bf16(values) => 2 * values.len(),
+                Panels::Int8(values) => values.len(),
+            }
+    }
+}
+
+/// A weight on its way into panels.
+struct Pack<'a> {
+    weight: &'a [f32],
+    inputs: usize,
+    outputs: usize,
+    columns: usize,
+}
+
+impl Pack<'_> {
+    /// Every weight, and which output it belongs to, through `store`; zeros beyond the last output.
+    fn each<T: Copy + Default + Send + Sync>(
+        &self,
+        store: impl Fn(f32, usize) -> T + Sync,
+    ) -> Vec<T> {
+        let (inputs, columns) = (self.inputs, self.columns);
+        let mut panels = vec![T::default(); self.outputs.div_ceil(columns) * inputs * columns];
+        if inputs == 0 {
+            return panels;
+        }
+        panels.par_chunks_mut(inputs * columns).enumerate().for_each(|(index, panel)| {
+            let first = index * columns;
+            for column in 0..columns.min(self.outputs - first) {
+                let row = &self.weight[(first + column) * inputs..][..inputs];
+                for (values, &value) in panel.chunks_exact_mut(columns).zip(row) {
+                    values[column] = store(value, first + column);
+                }
+            }
+        });
+        panels
+    }
+
+    /// What makes each output's largest weight 127; 1 where all are zero.
+    fn scales(&self) -> Vec<f32> {
+        let mut scales = vec![1.0; self.outputs.next_multiple_of(self.columns)];
+        if self.inputs > 0 {
+            for (scale, row) in scales.iter_mut().zip(self.weight.chunks_exact(self.inputs)) {
+                let largest = row.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+                if largest > 0.0 {
+                    *scale = largest / 127.0;
+                }
+            }
+        }
+        scales
+    }
+}
+
+/// The upper half of `value`, rounded to nearest, ties to even. What is not a number stays so.
+fn to_bf16(value: f32) -> u16 {
+    let bits = value.to_bits();
+    if value.is_nan() {
+        return (bits >> 16) as u16 | 0x40;
+    }
+    ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16
+}
+
+/// Packs rows `x`, `[n, inputs]`, into `panel`, `[inputs, n]`.
+pub(super) fn pack_rows(x: &[f32], inputs: usize, panel: &mut [f32]) {
+    /// Inputs at a time, so that both sides stay in the cache's first level.
+    const BLOCK: usize = 16;
+    let rows = x.len() / inputs;
+    for start in (0..inputs).step_by(BLOCK) {
+        let end = inputs.min(start + BLOCK);
+        let columns = &mut panel[start * rows..end * rows];
+        for (row, values) in x.chunks_exact(inputs).enumerate() {
+            for (column, &value) in columns.chunks_exact_mut(rows).zip(&values[start..end]) {
+                column[row] = value;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_rounds_to_nearest_even() {
+        let stored = |value: f32| f32::from_bits(u32::from(to_bf16(value)) << 16);
+        assert_eq!(stored(1.0), 1.0);
+        // Halfway between 1 and the next number, then between that and the one after it.
+        assert_eq!(stored(1.0 + 1.0 / 256.0), 1.0);
+        assert_eq!(stored(1.0 + 3.0 / 256.0), 1.0 + 4.0 / 256.0);
+        assert_eq!(stored(f32::NEG_INFINITY), f32::NEG_INFINITY);
+        assert!(stored(f32::from_bits(0x7f80_0001)).is_nan());
+    }
+
+    #[test]
+    fn rows_are_packed_input_by_input() {
+        let mut panel = vec![0.0; 6];
+        pack_rows(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 3, &mut panel);
+        assert_eq!(panel, [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+    }
+}

@@ -1,0 +1,141 @@
+use super::*;
+
+/// Numbers without a pattern in `-1..1`, the same in every run.
+fn numbers(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..count).map(next).collect()
+}
+
+/// The plain form, in f64.
+fn plain(
+    (x, weight): (&[f32], &[f32]),
+    inputs: usize,
+    bias: Option<&[f32]>,
+    addend: Option<&[f32]>,
+) -> Vec<f64> {
+    let outputs = weight.len() / inputs;
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+    };
+    let mut y = Vec::new();
+    for row in x.chunks_exact(inputs) {
+        for (output, weight) in weight.chunks_exact(inputs).enumerate() {
+            let more = addend.map_or(0.0, |addend| addend[y.len() % addend.len()]);
+            let bias = bias.map_or(0.0, |bias| bias[output]);
+            y.push(dot(row, weight) + f64::from(bias) + f64::from(more));
+        }
+    }
+    assert_eq!(y.len(), x.len() / inputs * outputs);
+    y
+}
+
+fn largest_gap(y: &[f32], expected: &[f64]) -> f64 {
+    assert_eq!(y.len(), expected.len());
+    y.iter().zip(expected).map(|(&y, &e)| (f64::from(y) - e).abs()).fold(0.0, f64::max)
+}
+
+/// Around the edges of tiles, panels, blocks of rows and of inputs.
+const SHAPES: [(usize, usize, usize); 12] = [
+    (1, 1, 1),
+    (1, 768, 33),
+    (2, 3, 16),
+    (6, 8, 32),
+    (7, 383, 17),
+    (12, 385, 65),
+    (13, 40, 31),
+    (64, 96, 96),
+    (95, 100, 15),
+    (97, 769, 50),
+    (200, 24, 100),
+    (0, 5, 4),
+];
+
+#[test]
+fn every_kernel_is_the_plain_product() {
+    for isa in Isa::available() {
+        for (rows, inputs, outputs) in SHAPES {
+            let (x, weight) = (numbers(rows * inputs, 1), numbers(outputs * inputs, 2));
+            let (bias, addend) = (numbers(outputs, 3), numbers(rows * outputs, 4));
+            for (bias, addend) in [(None, None), (Some(&bias[..]), Some(&addend[..]))] {
+                let given = (weight.as_slice(), inputs);
+                let layer = PackedLinear::new(given, bias, Activation::None, (Storage::F32, isa));
+                let y = layer.forward(&x, addend.map(Addend)).unwrap();
+                let gap = largest_gap(&y, &plain((&x, &weight), inputs, bias, addend));
+                assert!(
+                    gap < 1e-5 * (inputs as f64).sqrt() + 1e-6,
+                    "{isa:?} {rows} {inputs} {outputs}: {gap}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_added_repeats() {
+    let (rows, inputs, outputs) = (30, 20, 18);
+    let (x, weight) = (numbers(rows * inputs, 1), numbers(outputs * inputs, 2));
+    let addend = numbers(5 * outputs, 3);
+    for isa in Isa::available() {
+        let given = (weight.as_slice(), inputs);
+        let layer = PackedLinear::new(given, None, Activation::None, (Storage::F32, isa));
+        let y = layer.forward(&x, Some(Addend(&addend))).unwrap();
+        assert!(largest_gap(&y, &plain((&x, &weight), inputs, None, Some(&addend))) < 1e-5);
+        assert!(layer.forward(&x, Some(Addend(&addend[1..]))).is_err());
+        assert!(layer.forward(&x[1..], None).is_err());
+    }
+}
+
+/// The loss is that of rounding weights: relative to the largest sum that is possible.
+#[test]
+fn smaller_weights_lose_little() {
+    let (rows, inputs, outputs) = (9, 500, 37);
+    let (x, weight) = (numbers(rows * inputs, 1), numbers(outputs * inputs, 2));
+    let expected = plain((&x, &weight), inputs, None, None);
+    let largest = expected.iter().fold(0f64, |a, b| a.max(b.abs()));
+    for isa in Isa::available() {
+        for (storage, bytes, tolerance) in [(Storage::Bf16, 2, 0.004), (Storage::Int8, 1, 0.012)] {
+            let given = (weight.as_slice(), inputs);
+            let layer = PackedLinear::new(given, None, Activation::None, (storage, isa));
+            let padded = outputs.next_multiple_of(isa.columns());
+            assert!(layer.bytes() <= padded * (inputs * bytes + 4));
+            let gap = largest_gap(&layer.forward(&x, None).unwrap(), &expected) / largest;
+            assert!(gap > 1e-5 && gap < tolerance, "{isa:?} {storage:?}: {gap}");
+        }
+    }
+}
+
+#[test]
+fn activations_are_exact_to_single_precision() {
+    let x: Vec<f32> = (-1000..=1000).map(|i| i as f32 / 80.0).collect();
+    let tanh = |x: f64| {
+        let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+        0.5 * x * (1.0 + inner.tanh())
+    };
+    type Exact<'a> = &'a dyn Fn(f64) -> f64;
+    let cases: [(Activation, Exact); 3] = [
+        (Activation::Relu, &|x| x.max(0.0)),
+        (Activation::Relu6, &|x| x.clamp(0.0, 6.0)),
+        (Activation::GeluTanh, &tanh),
+    ];
+    for isa in Isa::available() {
+        for (activation, exact) in cases {
+            let layer = PackedLinear::new((&[1.0], 1), None, activation, (Storage::F32, isa));
+            let y = layer.forward(&x, None).unwrap();
+            let expected: Vec<f64> = x.iter().map(|&x| exact(x.into())).collect();
+            assert!(largest_gap(&y, &expected) < 2e-6, "{isa:?} {activation:?}");
+            let odd = layer.forward(&[f32::NAN, -100.0, 100.0], None).unwrap();
+            assert!(odd[0].is_nan() && odd[1].abs() < 1e-30, "{isa:?} {activation:?} {odd:?}");
+        }
+        let layer = PackedLinear::new((&[1.0], 1), None, Activation::Gelu, (Storage::F32, isa));
+        let y = layer.forward(&x, None).unwrap();
+        let tensor = candle_core::Tensor::new(x.as_slice(), &candle_core::Device::Cpu).unwrap();
+        let tensor = tensor.to_dtype(candle_core::DType::F64).unwrap().gelu_erf().unwrap();
+        assert!(largest_gap(&y, &tensor.to_vec1().unwrap()) < 2e-6, "{isa:?}");
+    }
+}
