@@ -14,10 +14,10 @@ mod simd;
 mod softmax;
 
 pub use activation::{Activation, bias_activate, clamp, relu};
-pub use attention::{RelativePositions, Scores, attend};
+pub use attention::{RelativePositions, Scores, attend, attends_by_tiles};
 pub use depthwise::Depthwise;
 pub use gemm::Storage;
-pub use linear::Linear;
+pub use linear::{Linear, activation_type};
 pub use norm::LayerNorm;
 pub use softmax::softmax_f32;
 
