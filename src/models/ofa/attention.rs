@@ -1,11 +1,11 @@
 //! Multi-head attention with an additive position bias, and the feed-forward block.
 
-use candle_core::{D, DType, Tensor};
-use candle_nn::{LayerNorm, Linear, Module, VarBuilder, layer_norm, linear};
+use candle_core::{DType, Tensor};
+use candle_nn::VarBuilder;
 
 use super::position::attention_scale;
 use crate::models::Result;
-use crate::models::ops::softmax_f32;
+use crate::models::ops::{self, Activation, LayerNorm, Linear, Scores};
 
 /// Epsilon of every layer normalisation.
 pub(super) const EPS: f64 = 1e-5;
@@ -33,8 +33,11 @@ impl Attention {
     pub(super) fn new(d: usize, heads: usize, scale_heads: bool, vb: &VarBuilder) -> Result<Self> {
         let dtype = vb.dtype();
         let exact = vb.to_dtype(DType::F32);
-        let query = linear(d, d, exact.pp("q_proj"))?;
+        let query = exact.pp("q_proj");
         let scale = attention_scale(d / heads);
+        let scaled = |t: Tensor| (t * scale)?.to_dtype(dtype);
+        let query_weight = scaled(query.get((d, d), "weight")?)?;
+        let query_bias = scaled(query.get(d, "bias")?)?;
         let mut output = exact.get((d, d), "out_proj.weight")?;
         if scale_heads {
             let factors = exact.get(heads, "c_attn")?.reshape((heads, 1))?;
@@ -42,19 +45,23 @@ impl Attention {
             output = output.broadcast_mul(&factors)?;
         }
         Ok(Self {
-            query: scaled(&query, scale, dtype)?,
-            key: linear(d, d, vb.pp("k_proj"))?,
-            value: linear(d, d, vb.pp("v_proj"))?,
-            output: Linear::new(output.to_dtype(dtype)?, Some(vb.get(d, "out_proj.bias")?)),
+            query: Linear::new(&query_weight, Some(&query_bias), Activation::None)?,
+            key: Linear::load(d, d, vb.pp("k_proj"))?,
+            value: Linear::load(d, d, vb.pp("v_proj"))?,
+            output: Linear::new(
+                &output.to_dtype(dtype)?,
+                Some(&vb.get(d, "out_proj.bias")?),
+                Activation::None,
+            )?,
             heads,
         })
     }
 
-    /// Splits `[batch, n, d]` into heads: `[batch, heads, n, head width]`.
+    /// Splits `[batch, n, d]` into heads: `[batch, heads, n, head width]`, a view.
     fn split(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, n, d) = x.dims3()?;
         let x = x.reshape((batch, n, self.heads, d / self.heads))?;
-        Ok(x.transpose(1, 2)?.contiguous()?)
+        Ok(x.transpose(1, 2)?)
     }
 
     /// Scaled queries of `[batch, n, d]`: `[batch, heads, n, head width]`.
@@ -65,43 +72,28 @@ impl Attention {
     /// Keys and values of `[batch, n, d]`.
     pub(super) fn key_values(&self, x: &Tensor) -> Result<KeyValues> {
         Ok(KeyValues {
-            keys: self.split(&self.key.forward(x)?)?,
-            values: self.split(&self.value.forward(x)?)?,
+            keys: self.split(&self.key.forward(x)?)?.contiguous()?,
+            values: self.split(&self.value.forward(x)?)?.contiguous()?,
         })
     }
 
     /// Attends with `queries` `[batch, heads, q, head width]`; `bias` broadcasts to
-    /// `[batch, heads, q, k]`. Returns the heads' outputs in the shape of the queries.
+    /// `[batch, heads, q, k]`. Returns what the heads gathered, projected: `[batch, q, d]`.
     pub(super) fn attend(
         &self,
         queries: &Tensor,
         memory: &KeyValues,
         bias: &[&Tensor],
     ) -> Result<Tensor> {
-        let mut scores = queries.matmul(&memory.keys.transpose(2, 3)?)?;
-        for part in bias {
-            scores = scores.broadcast_add(part)?;
-        }
-        Ok(softmax_f32(&scores)?.matmul(&memory.values)?)
-    }
-
-    /// Joins heads, `[batch, heads, n, head width]`, and projects: `[batch, n, d]`.
-    pub(super) fn project(&self, heads: &Tensor) -> Result<Tensor> {
-        let joined = heads.transpose(1, 2)?.contiguous()?.flatten_from(D::Minus2)?;
+        let scores = Scores { scale: 1.0, bias };
+        let joined = ops::attend(queries, &memory.keys, &memory.values, scores)?;
         Ok(self.output.forward(&joined)?)
     }
 }
 
-/// A linear layer times a constant, in `dtype`.
-fn scaled(layer: &Linear, scale: f64, dtype: DType) -> Result<Linear> {
-    let weight = (layer.weight() * scale)?.to_dtype(dtype)?;
-    let bias = layer.bias().map(|b| (b * scale)?.to_dtype(dtype)).transpose()?;
-    Ok(Linear::new(weight, bias))
-}
-
 /// Reads a layer normalisation of width `d`.
 pub(super) fn norm(d: usize, vb: VarBuilder) -> Result<LayerNorm> {
-    Ok(layer_norm(d, EPS, vb)?)
+    Ok(LayerNorm::load(d, EPS, vb)?)
 }
 
 /// Reads a layer normalisation where a flag says that the checkpoint has one.
@@ -131,15 +123,15 @@ impl FeedForward {
     pub(super) fn new(d: usize, ffn: usize, scale_fc: bool, vb: &VarBuilder) -> Result<Self> {
         Ok(Self {
             before: norm(d, vb.pp("final_layer_norm"))?,
-            up: linear(d, ffn, vb.pp("fc1"))?,
+            up: Linear::load_active((d, ffn), Activation::Gelu, vb.pp("fc1"))?,
             inner: optional_norm(scale_fc, ffn, vb.pp("ffn_layernorm"))?,
-            down: linear(ffn, d, vb.pp("fc2"))?,
+            down: Linear::load(ffn, d, vb.pp("fc2"))?,
         })
     }
 
     /// `[batch, n, d]` to the same shape.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let h = self.up.forward(&self.before.forward(x)?)?.gelu_erf()?;
-        Ok((x + self.down.forward(&apply(&self.inner, h)?)?)?)
+        let h = self.up.forward(&self.before.forward(x)?)?;
+        Ok(self.down.forward_adding(&apply(&self.inner, h)?, x)?)
     }
 }

@@ -1,13 +1,14 @@
 //! The decoder, with a cache of keys and values.
 
 use candle_core::{DType, Tensor};
-use candle_nn::{Embedding, LayerNorm, Module, VarBuilder, linear};
+use candle_nn::{Embedding, Module, VarBuilder, linear};
 
 use super::attention::{Attention, FeedForward, KeyValues, apply, norm, optional_norm};
 use super::config::Config;
 use super::encoder::{EncoderOutput, Positions, tables};
 use super::position::{AbsoluteBias, RelativeTables, token_buckets};
 use crate::models::Result;
+use crate::models::ops::LayerNorm;
 
 #[derive(Debug)]
 struct Layer {
@@ -102,7 +103,7 @@ impl Layer {
         let queries = self.self_attention.queries(h)?;
         let out = self.self_attention.attend(&queries, &all, &[&bias.unsqueeze(0)?])?;
         cache.own = Some(all);
-        self.self_attention.project(&out)
+        Ok(out)
     }
 
     /// The rows of one item attend to its source together, as if they were one longer text.
@@ -118,7 +119,7 @@ impl Layer {
         let position = bias.cross.broadcast_as(shape)?.flatten(2, 3)?;
         let parts: Vec<&Tensor> = std::iter::once(&position).chain(bias.source_mask).collect();
         let out = attention.attend(&queries, memory, &parts)?;
-        Ok(attention.project(&out)?.reshape((rows, new, d))?)
+        Ok(out.reshape((rows, new, d))?)
     }
 }
 

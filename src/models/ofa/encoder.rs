@@ -1,7 +1,7 @@
 //! The encoder: image tokens first, then text.
 
 use candle_core::{DType, Device, Tensor};
-use candle_nn::{Embedding, LayerNorm, Linear, Module, VarBuilder, linear};
+use candle_nn::{Embedding, Module, VarBuilder, linear};
 
 use super::attention::{Attention, FeedForward, apply, norm, optional_norm};
 use super::config::Config;
@@ -9,6 +9,7 @@ use super::position::{
     AbsoluteBias, RelativeTables, image_buckets, image_position_ids, token_buckets,
 };
 use super::resnet::Trunk;
+use crate::models::ops::{LayerNorm, Linear};
 use crate::models::{ModelError, Result};
 
 /// Up to this size, each layer's bias among image tokens is computed once, at load; beyond, it is
@@ -91,7 +92,7 @@ impl Layer {
         let h = self.before.forward(x)?;
         let memory = self.attention.key_values(&h)?;
         let h = self.attention.attend(&self.attention.queries(&h)?, &memory, bias)?;
-        let h = apply(&self.after, self.attention.project(&h)?)?;
+        let h = apply(&self.after, h)?;
         self.feed_forward.forward(&(x + h)?)
     }
 }
@@ -193,7 +194,7 @@ impl Encoder {
             tokens,
             text_type: types.get(0)?,
             text_norm: norm(d, vb.pp("layernorm_embedding"))?,
-            image_projection: linear(16 * config.resnet_width, d, vb.pp("image_proj"))?,
+            image_projection: Linear::load(16 * config.resnet_width, d, vb.pp("image_proj"))?,
             image_type: types.get(1)?,
             image_norm: norm(d, vb.pp("patch_layernorm_embedding"))?,
             layers: layers.collect::<Result<_>>()?,

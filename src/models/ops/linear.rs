@@ -27,6 +27,15 @@ enum Form {
     Plain(Plain),
 }
 
+/// The type in which a network's activations are computed whose weights have the type of `vb`:
+/// `f32` for `bf16` on the CPU, where only linear layers keep that.
+pub fn activation_type(vb: &VarBuilder) -> DType {
+    match vb.dtype() {
+        DType::BF16 if vb.device().is_cpu() => DType::F32,
+        other => other,
+    }
+}
+
 /// With candle's own operations.
 #[derive(Debug, Clone)]
 struct Plain {

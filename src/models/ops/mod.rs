@@ -19,11 +19,11 @@ mod simd;
 mod softmax;
 
 pub use activation::{Activation, clamp, relu};
-pub use attention::{RelativePositions, Scores, attend};
+pub use attention::{RelativePositions, Scores, attend, attends_by_tiles};
 pub use conv::{Conv2d, Travel};
 pub use depthwise::Depthwise;
 pub use gemm::Storage;
-pub use linear::Linear;
+pub use linear::{Linear, activation_type};
 pub use memory_pool::keep_freed_memory;
 pub use norm::LayerNorm;
 pub use pool::max_pool_of_positive;

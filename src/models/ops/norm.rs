@@ -5,10 +5,10 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Module, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
-use super::simd::{Isa, Lanes};
+use super::simd::{Isa, Lanes, activate};
 #[cfg(target_arch = "x86_64")]
 use super::simd::{avx2::Avx2, avx512::Avx512};
-use super::{fused, values};
+use super::{Activation, fused, values};
 
 /// Layer normalisation over the last dimension (Ba et al., 2016), with weight and bias.
 #[derive(Debug, Clone)]
@@ -32,14 +32,22 @@ impl LayerNorm {
     /// # Errors
     /// The shapes do not fit, or a tensor operation failed.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward_active(x, Activation::None)
+    }
+
+    /// [`LayerNorm::forward`], followed by an activation.
+    ///
+    /// # Errors
+    /// The shapes do not fit, or a tensor operation failed.
+    pub fn forward_active(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         match Isa::best() {
-            Some(isa) if fused(x) && fused(&self.weight) => self.fused(x, isa),
-            _ => self.composed(x),
+            Some(isa) if fused(x) && fused(&self.weight) => self.fused(x, activation, isa),
+            _ => activation.apply(&self.composed(x)?),
         }
     }
 
-    fn fused(&self, x: &Tensor, isa: Isa) -> Result<Tensor> {
-        let op = Normalise { epsilon: self.epsilon as f32, isa };
+    fn fused(&self, x: &Tensor, activation: Activation, isa: Isa) -> Result<Tensor> {
+        let op = Normalise { epsilon: self.epsilon as f32, activation, isa };
         x.contiguous()?.apply_op3_no_bwd(&self.weight, &self.bias, &op)
     }
 
@@ -57,6 +65,7 @@ impl Module for LayerNorm {
 
 struct Normalise {
     epsilon: f32,
+    activation: Activation,
     isa: Isa,
 }
 
@@ -85,7 +94,13 @@ impl CustomOp3 for Normalise {
         let mut y = vec![0f32; x.len()];
         let rows = y.par_chunks_exact_mut(width).zip(x.par_chunks_exact(width));
         rows.with_min_len((1 << 14) / width + 1).for_each(|(y, x)| {
-            let row = Row { x, weight, bias: &bias[..width], epsilon: self.epsilon };
+            let row = Row {
+                x,
+                weight,
+                bias: &bias[..width],
+                epsilon: self.epsilon,
+                activation: self.activation,
+            };
             // SAFETY: the processor has the instructions, and all slices have one length.
             unsafe {
                 match self.isa {
@@ -106,6 +121,7 @@ struct Row<'a> {
     weight: &'a [f32],
     bias: &'a [f32],
     epsilon: f32,
+    activation: Activation,
 }
 
 impl Row<'_> {
@@ -138,6 +154,7 @@ impl Row<'_> {
                 let count = self.x.len() - at;
                 let off = read::<L>(&self.x[at..]).sub(centre).mul(factor);
                 let value = off.fma(read(&self.weight[at..]), read(&self.bias[at..]));
+                let value = activate(self.activation, value);
                 if count >= L::WIDTH {
                     value.store(y[at..].as_mut_ptr());
                 } else {
@@ -213,13 +230,17 @@ mod tests {
             for isa in Isa::available() {
                 for rows in [1, 3, 200] {
                     let x = random(&[rows, 2, width], 2.0);
-                    let (y, expected) = (norm.fused(&x, isa).unwrap(), norm.composed(&x).unwrap());
+                    let y = norm.fused(&x, Activation::Relu, isa).unwrap();
+                    let expected = norm.composed(&x).unwrap().relu().unwrap();
                     let gap = (y - expected).unwrap().abs().unwrap().flatten_all().unwrap();
                     let gap: f32 = gap.max(0).unwrap().to_scalar().unwrap();
                     assert!(gap < 2e-4, "{isa:?} {width} {rows}: {gap}");
                 }
-                assert_eq!(norm.fused(&random(&[0, width], 0.0), isa).unwrap().dims(), [0, width]);
-                assert!(norm.fused(&random(&[2, width + 1], 0.0), isa).is_err());
+                assert_eq!(
+                    norm.fused(&random(&[0, width], 0.0), Activation::None, isa).unwrap().dims(),
+                    [0, width]
+                );
+                assert!(norm.fused(&random(&[2, width + 1], 0.0), Activation::None, isa).is_err());
             }
         }
     }

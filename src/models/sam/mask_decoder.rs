@@ -4,13 +4,13 @@
 use std::ops::Range;
 
 use candle_core::{D, DType, Result, Tensor};
-use candle_nn::{LayerNorm, Module, VarBuilder, layer_norm};
+use candle_nn::VarBuilder;
 
 use super::config::Config;
 use super::ops::Linear;
 use super::prompt::PromptEncoder;
 use super::transformer::{Cells, TwoWayTransformer};
-use crate::models::ops::relu;
+use crate::models::ops::{Activation, LayerNorm};
 
 /// `LayerNorm2d`'s epsilon.
 const EPS: f64 = 1e-6;
@@ -56,9 +56,9 @@ impl MaskDecoder {
             output_tokens: Tensor::cat(&[iou_token, mask_tokens], 0)?.unsqueeze(0)?,
             no_mask,
             transformer: TwoWayTransformer::load(config, &positions, vb.pp("transformer"))?,
-            upscale1: upscaling_layer(dim, dim / 4, upscaling.pp("0"))?,
-            upscale_norm: layer_norm(dim / 4, EPS, upscaling.pp("1"))?,
-            upscale2: upscaling_layer(dim / 4, dim / 8, upscaling.pp("3"))?,
+            upscale1: upscaling_layer((dim, dim / 4), Activation::None, upscaling.pp("0"))?,
+            upscale_norm: LayerNorm::load(dim / 4, EPS, upscaling.pp("1"))?,
+            upscale2: upscaling_layer((dim / 4, dim / 8), Activation::Gelu, upscaling.pp("3"))?,
             hypernetworks: (0..masks)
                 .map(|index| Mlp::load(&[dim, dim, dim, dim / 8], hypernetworks.pp(index)))
                 .collect::<Result<_>>()?,
@@ -109,9 +109,14 @@ impl MaskDecoder {
         let (batch, count, dim) = cells.dims3()?;
         let quarters = self.upscale1.forward(cells)?.reshape((batch, 4 * count, dim / 4))?;
         let quarters = plus(quarters, fine.first())?;
-        let quarters = self.upscale_norm.forward(&quarters)?.gelu_erf()?;
-        let pixels = self.upscale2.forward(&quarters)?.reshape((batch, 16 * count, dim / 8))?;
-        plus(pixels, fine.get(1))?.gelu_erf()
+        let quarters = self.upscale_norm.forward_active(&quarters, Activation::Gelu)?;
+        let pixels = match fine.get(1) {
+            Some(fine) => self
+                .upscale2
+                .forward_adding(&quarters, &fine.reshape((batch, 4 * count, dim / 2))?)?,
+            None => self.upscale2.forward(&quarters)?,
+        };
+        pixels.reshape((batch, 16 * count, dim / 8))
     }
 
     /// Reorders one mask from [`MaskDecoder::upscale`]'s order to rows.
@@ -136,10 +141,14 @@ fn plus(x: Tensor, more: Option<&Tensor>) -> Result<Tensor> {
 }
 
 /// A transposed 2×2 convolution of stride 2 as one matrix product `input` → `4 · output`.
-fn upscaling_layer(input: usize, output: usize, vb: VarBuilder) -> Result<Linear> {
+fn upscaling_layer(
+    (input, output): (usize, usize),
+    activation: Activation,
+    vb: VarBuilder,
+) -> Result<Linear> {
     let weight = vb.get((input, output, 2, 2), "weight")?;
     let weight = weight.permute((2, 3, 1, 0))?.reshape((4 * output, input))?;
-    Linear::new(&weight, Some(vb.get(output, "bias")?.repeat(4)?))
+    Linear::new(&weight, Some(&vb.get(output, "bias")?.repeat(4)?), activation)
 }
 
 /// Linear layers with ReLU between them.
@@ -151,15 +160,15 @@ struct Mlp {
 impl Mlp {
     fn load(widths: &[usize], vb: VarBuilder) -> Result<Self> {
         let vb = vb.pp("layers");
-        let layer = |(index, ends): (usize, &[usize])| Linear::load(ends[0], ends[1], vb.pp(index));
+        let last = widths.len() - 2;
+        let layer = |(index, ends): (usize, &[usize])| {
+            let then = if index < last { Activation::Relu } else { Activation::None };
+            Linear::load_active((ends[0], ends[1]), then, vb.pp(index))
+        };
         Ok(Self { layers: widths.windows(2).enumerate().map(layer).collect::<Result<_>>()? })
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut x = x.clone();
-        for (index, layer) in self.layers.iter().enumerate() {
-            x = if index > 0 { layer.forward(&relu(&x)?)? } else { layer.forward(&x)? };
-        }
-        Ok(x)
+        self.layers.iter().try_fold(x.clone(), |x, layer| layer.forward(&x))
     }
 }

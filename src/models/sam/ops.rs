@@ -4,51 +4,68 @@
 use candle_core::{D, Result, Tensor};
 use candle_nn::VarBuilder;
 
-use crate::models::ops::softmax_f32;
+use crate::models::ops::{self, Activation, softmax_f32};
 
 /// Attention scores that exist at a time, in elements: larger score matrices are computed by
 /// blocks of queries.
 const SCORES_AT_ONCE: usize = 1 << 24;
 
-/// `y = x Wᵀ + b` over the last dimension, as one two-dimensional matrix product.
+/// A linear layer, with a bias that may differ from row to row.
 #[derive(Debug, Clone)]
 pub(super) struct Linear {
-    /// `[in, out]`, a transposed view of the stored weight.
-    weight: Tensor,
-    /// `[out]`, or `[rows, out]` where it also holds something that the rows bring along.
-    bias: Option<Tensor>,
+    layer: ops::Linear,
+    /// `[rows, out]`: something that the rows bring along.
+    rows: Option<Tensor>,
 }
 
 impl Linear {
     /// Reads `weight` `[out, in]` and `bias` `[out]`.
     pub(super) fn load(input: usize, output: usize, vb: VarBuilder) -> Result<Self> {
-        let weight = vb.get((output, input), "weight")?;
-        Self::new(&weight, Some(vb.get(output, "bias")?))
+        Self::load_active((input, output), Activation::None, vb)
     }
 
-    /// From `weight` `[out, in]` and `bias` `[out]` or `[rows, out]`.
-    pub(super) fn new(weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
-        Ok(Self { weight: weight.t()?, bias })
+    /// [`Linear::load`], followed by an activation.
+    pub(super) fn load_active(
+        (input, output): (usize, usize),
+        activation: Activation,
+        vb: VarBuilder,
+    ) -> Result<Self> {
+        let layer = ops::Linear::load_active((input, output), activation, vb)?;
+        Ok(Self { layer, rows: None })
     }
 
-    /// A layer that answers for `x` what this one answers for `x + constant`: the constant's part
-    /// `[rows, in]` moves into the bias.
+    /// From `weight` `[out, in]` and `bias` `[out]`.
+    pub(super) fn new(
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        activation: Activation,
+    ) -> Result<Self> {
+        Ok(Self { layer: ops::Linear::new(weight, bias, activation)?, rows: None })
+    }
+
+    /// A layer that also adds `rows` `[rows, out]`.
+    pub(super) fn with_rows(self, rows: Tensor) -> Self {
+        Self { rows: Some(rows), ..self }
+    }
+
+    /// A layer that answers for `x` what this one answers for `x + constant`, `[rows, in]`.
     pub(super) fn absorbing(&self, constant: &Tensor) -> Result<Self> {
-        Ok(Self { weight: self.weight.clone(), bias: Some(self.forward(constant)?) })
+        let nothing = constant.narrow(0, 0, 1)?.zeros_like()?;
+        let rows = self.forward(constant)?.broadcast_sub(&self.forward(&nothing)?)?;
+        Ok(self.clone().with_rows(rows))
     }
 
-    /// `[…, in]` → `[…, out]`; with a bias of several rows `[…, rows, in]` → `[…, rows, out]`.
+    /// `[…, in]` → `[…, out]`; with rows of its own `[…, rows, in]` → `[…, rows, out]`.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (input, output) = self.weight.dims2()?;
-        let mut shape = x.dims().to_vec();
-        if let Some(last) = shape.last_mut() {
-            *last = output;
+        match &self.rows {
+            Some(rows) => self.layer.forward_adding(x, rows),
+            None => self.layer.forward(x),
         }
-        let y = x.reshape(((), input))?.matmul(&self.weight)?.reshape(shape)?;
-        match &self.bias {
-            Some(bias) => y.broadcast_add(bias),
-            None => Ok(y),
-        }
+    }
+
+    /// What a layer without rows answers, plus `addend`, before the activation.
+    pub(super) fn forward_adding(&self, x: &Tensor, addend: &Tensor) -> Result<Tensor> {
+        self.layer.forward_adding(x, addend)
     }
 }
 
@@ -69,10 +86,10 @@ pub(super) fn attend(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
     Tensor::cat(&blocks, 1)
 }
 
-/// `[b, n, heads · d]` → `[b, heads, n, d]`, contiguous.
+/// `[b, n, heads · d]` → `[b, heads, n, d]`, a view.
 pub(super) fn split_heads(x: &Tensor, heads: usize) -> Result<Tensor> {
     let (batch, tokens, dim) = x.dims3()?;
-    x.reshape((batch, tokens, heads, dim / heads))?.transpose(1, 2)?.contiguous()
+    x.reshape((batch, tokens, heads, dim / heads))?.transpose(1, 2)
 }
 
 /// `[b, heads, n, d]` → `[b, n, heads · d]`.
@@ -120,7 +137,7 @@ impl Conv3x3 {
     pub(super) fn load(input: usize, output: usize, vb: VarBuilder) -> Result<Self> {
         let weight = vb.get((output, input, 3, 3), "weight")?;
         let weight = weight.permute((0, 2, 3, 1))?.reshape((output, 9 * input))?;
-        Ok(Self { taps: Linear::new(&weight, None)? })
+        Ok(Self { taps: Linear::new(&weight, None, Activation::None)? })
     }
 
     /// `[b, h, w, in]` → `[b, h, w, out]`.
@@ -174,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_constant_input_moves_into_the_bias() {
-        let layer = Linear::new(&random(&[4, 3]), Some(random(&[4]))).unwrap();
+        let layer = Linear::new(&random(&[4, 3]), Some(&random(&[4])), Activation::None).unwrap();
         let (x, constant) = (random(&[2, 5, 3]), random(&[5, 3]));
         let expected = layer.forward(&x.broadcast_add(&constant).unwrap()).unwrap();
         let actual = layer.absorbing(&constant).unwrap().forward(&x).unwrap();

@@ -7,11 +7,11 @@
 //! projection's bias.
 
 use candle_core::{Result, Tensor};
-use candle_nn::{LayerNorm, Module, VarBuilder, layer_norm};
+use candle_nn::VarBuilder;
 
 use super::config::Config;
 use super::ops::{Linear, attend, join_heads, split_heads};
-use crate::models::ops::{relu, softmax_f32};
+use crate::models::ops::{self, Activation, LayerNorm, Scores, attends_by_tiles, softmax_f32};
 
 /// `torch.nn.LayerNorm`'s default.
 const EPS: f64 = 1e-5;
@@ -77,7 +77,7 @@ impl TwoWayTransformer {
                 .map(|index| Layer::load(config, index == 0, cell_pe, layers.pp(index)))
                 .collect::<Result<_>>()?,
             final_attention: TokensToCells::new(last, cell_pe)?,
-            final_norm: layer_norm(dim, EPS, vb.pp("norm_final_attn"))?,
+            final_norm: LayerNorm::load(dim, EPS, vb.pp("norm_final_attn"))?,
         })
     }
 
@@ -114,14 +114,14 @@ impl Layer {
         let (dim, heads) = (config.out_chans, config.decoder_num_heads);
         let hidden = config.decoder_mlp_dim;
         let cross = |name: &str| Projections::load(dim, 2, heads, vb.pp(name));
-        let norm = |name: &str| layer_norm(dim, EPS, vb.pp(name));
+        let norm = |name: &str| LayerNorm::load(dim, EPS, vb.pp(name));
         Ok(Self {
             is_first,
             self_attention: Projections::load(dim, 1, heads, vb.pp("self_attn"))?,
             norm1: norm("norm1")?,
             tokens_to_cells: TokensToCells::new(cross("cross_attn_token_to_image")?, cell_pe)?,
             norm2: norm("norm2")?,
-            up: Linear::load(dim, hidden, vb.pp("mlp.lin1"))?,
+            up: Linear::load_active((dim, hidden), Activation::Relu, vb.pp("mlp.lin1"))?,
             down: Linear::load(hidden, dim, vb.pp("mlp.lin2"))?,
             norm3: norm("norm3")?,
             cells_to_tokens: CellsToTokens::new(cross("cross_attn_image_to_token")?, cell_pe)?,
@@ -138,8 +138,8 @@ impl Layer {
         let queries = self.norm1.forward(&queries)?;
         let attended = self.tokens_to_cells.forward(&(&queries + pe)?, cells)?;
         let queries = self.norm2.forward(&(queries + attended)?)?;
-        let hidden = relu(&self.up.forward(&queries)?)?;
-        let queries = self.norm3.forward(&(&queries + self.down.forward(&hidden)?)?)?;
+        let hidden = self.up.forward(&queries)?;
+        let queries = self.norm3.forward(&self.down.forward_adding(&hidden, &queries)?)?;
         let values = self.cells_to_tokens.forward(cells, &(&queries + pe)?, &queries)?;
         let values = self.norm4.forward(&values)?;
         let prompts = vec![1; values.dim(0)?];
@@ -177,15 +177,21 @@ impl Projections {
         let q = split_heads(&(self.q.forward(x)? * self.scale)?, self.heads)?;
         let k = split_heads(&self.k.forward(x)?, self.heads)?;
         let v = split_heads(&self.v.forward(values)?, self.heads)?;
-        self.out.forward(&join_heads(&attend_by_head(&q, &k, &v)?)?)
+        self.out.forward(&attend_by_head(&q, &k, &v)?)
     }
 }
 
-/// [`attend`] for `[b, heads, n, d]`.
+/// Scores that are nothing but products.
+const PRODUCTS: Scores = Scores { scale: 1.0, bias: &[] };
+
+/// [`attend`] for `[b, heads, n, d]`, the heads joined: `[b, n, heads · d]`.
 fn attend_by_head(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    if attends_by_tiles(q) {
+        return ops::attend(q, k, v, PRODUCTS);
+    }
     let (batch, heads, queries, dim) = q.dims4()?;
     let attended = attend(&q.flatten_to(1)?, &k.flatten_to(1)?, &v.flatten_to(1)?)?;
-    attended.reshape((batch, heads, queries, dim))
+    join_heads(&attended.reshape((batch, heads, queries, dim))?)
 }
 
 /// Tokens attend to cells.
@@ -210,12 +216,12 @@ impl TokensToCells {
             let (_, _, length, dim) = q.dims4()?;
             cells.each(|picture, first, count| {
                 let rows = q.narrow(0, first, count)?.transpose(0, 1)?;
-                let rows = rows.reshape((*heads, count * length, dim))?;
-                let gathered = attend(&rows, &k.get(picture)?, &v.get(picture)?)?;
-                gathered.reshape((*heads, count, length, dim))?.transpose(0, 1)?.contiguous()
+                let rows = rows.reshape((1, *heads, count * length, dim))?;
+                let of = |all: &Tensor| all.narrow(0, picture, 1);
+                attend_by_head(&rows, &of(&k)?, &of(&v)?)?.reshape((count, length, ()))
             })?
         };
-        out.forward(&join_heads(&attended)?)
+        out.forward(&attended)
     }
 }
 
@@ -237,20 +243,26 @@ impl CellsToTokens {
         let k = split_heads(&(k.forward(tokens)? * *scale)?, *heads)?;
         let v = split_heads(&v.forward(values)?, *heads)?;
         if cells.owned() {
-            let attended = attend_by_head(&q, &k, &v)?;
-            return &cells.values + out.forward(&join_heads(&attended)?)?;
+            return out.forward_adding(&attend_by_head(&q, &k, &v)?, &cells.values);
         }
         let (_, _, length, dim) = k.dims4()?;
         let count_cells = q.dim(2)?;
         cells.each(|picture, first, count| {
+            let own = cells.values.get(picture)?;
+            let values = v.narrow(0, first, count)?;
+            if attends_by_tiles(&q) {
+                let (_, heads, cells, dim) = q.dims4()?;
+                let q = q.narrow(0, picture, 1)?.broadcast_as((count, heads, cells, dim))?;
+                let attended = ops::attend(&q, &k.narrow(0, first, count)?, &values, PRODUCTS)?;
+                return out.forward_adding(&attended, &own);
+            }
             let keys = k.narrow(0, first, count)?.transpose(0, 1)?;
             let keys = keys.reshape((*heads, count * length, dim))?.transpose(1, 2)?;
-            let scores = q.get(picture)?.matmul(&keys)?;
+            let scores = q.get(picture)?.contiguous()?.matmul(&keys.contiguous()?)?;
             let scores = scores.reshape((*heads, count_cells, count, length))?;
             let weights = softmax_f32(&scores.permute((2, 0, 1, 3))?.contiguous()?)?;
-            let attended = weights.matmul(&v.narrow(0, first, count)?)?;
-            let gathered = out.forward(&join_heads(&attended)?)?;
-            gathered.broadcast_add(&cells.values.get(picture)?)
+            let attended = weights.matmul(&values.contiguous()?)?;
+            out.forward_adding(&join_heads(&attended)?, &own)
         })
     }
 }

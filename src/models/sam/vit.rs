@@ -2,10 +2,11 @@
 //! decomposed relative positions (ViTDet; Li et al., 2022), then a convolutional neck.
 
 use candle_core::{Result, Tensor};
-use candle_nn::{LayerNorm, Module, VarBuilder, layer_norm};
+use candle_nn::VarBuilder;
 
 use super::config::VitConfig;
 use super::ops::{Conv3x3, Linear, attend, join_heads, resize_table};
+use crate::models::ops::{Activation, LayerNorm, RelativePositions};
 
 const EPS: f64 = 1e-6;
 
@@ -29,11 +30,12 @@ impl Vit {
         let (dim, patch) = (config.embed_dim, config.patch_size);
         let projection = vb.pp("patch_embed.proj");
         let weight = projection.get((dim, 3, patch, patch), "weight")?.flatten_from(1)?;
-        let positions = positions(grid, &vb)?.broadcast_add(&projection.get(dim, "bias")?)?;
+        let bias = projection.get(dim, "bias")?;
+        let patches = Linear::new(&weight, Some(&bias), Activation::None)?;
         let blocks = vb.pp("blocks");
         Ok(Self {
             grid,
-            patches: Linear::new(&weight, Some(positions))?,
+            patches: patches.with_rows(positions(grid, &vb)?),
             blocks: (0..config.depth)
                 .map(|index| Block::load(config, grid, index, blocks.pp(index)))
                 .collect::<Result<_>>()?,
@@ -80,10 +82,10 @@ impl Block {
         let side = window.unwrap_or(grid);
         Ok(Self {
             window,
-            norm1: layer_norm(dim, EPS, vb.pp("norm1"))?,
+            norm1: LayerNorm::load(dim, EPS, vb.pp("norm1"))?,
             attention: Attention::load(dim, config.num_heads, side, vb.pp("attn"))?,
-            norm2: layer_norm(dim, EPS, vb.pp("norm2"))?,
-            up: Linear::load(dim, hidden, vb.pp("mlp.lin1"))?,
+            norm2: LayerNorm::load(dim, EPS, vb.pp("norm2"))?,
+            up: Linear::load_active((dim, hidden), Activation::Gelu, vb.pp("mlp.lin1"))?,
             down: Linear::load(hidden, dim, vb.pp("mlp.lin2"))?,
         })
     }
@@ -100,8 +102,8 @@ impl Block {
             }
         };
         let x = (x + attended)?;
-        let hidden = self.up.forward(&self.norm2.forward(&x)?)?.gelu_erf()?;
-        &x + self.down.forward(&hidden)?
+        let hidden = self.up.forward(&self.norm2.forward(&x)?)?;
+        self.down.forward_adding(&hidden, &x)
     }
 }
 
@@ -143,27 +145,39 @@ struct Attention {
     scale: f64,
     qkv: Linear,
     proj: Linear,
-    /// `[side, d, side]`: query row, channel, key row.
-    rows: Tensor,
-    /// `[side, d, side]`: query column, channel, key column.
-    columns: Tensor,
-    /// `[1, side², 2 · side]`: each key's row and column.
-    one_hot: Tensor,
+    positions: Relative,
+}
+
+/// The two tables of relative positions.
+#[derive(Debug)]
+enum Relative {
+    /// For the attention by tiles.
+    Packed(RelativePositions),
+    Plain {
+        /// `[side, d, side]`: query row, channel, key row.
+        rows: Tensor,
+        /// `[side, d, side]`: query column, channel, key column.
+        columns: Tensor,
+        /// `[1, side², 2 · side]`: each key's row and column.
+        one_hot: Tensor,
+    },
 }
 
 impl Attention {
     fn load(dim: usize, heads: usize, side: usize, vb: VarBuilder) -> Result<Self> {
         let relative = |name: &str| relative_positions(&vb.get_unchecked(name)?, side);
-        let rows = relative("rel_pos_h")?;
+        let (rows, columns) = (relative("rel_pos_h")?, relative("rel_pos_w")?);
+        let positions = match RelativePositions::pack(&rows, &columns)? {
+            Some(packed) => Relative::Packed(packed),
+            None => Relative::Plain { one_hot: one_hot(side, &rows)?, rows, columns },
+        };
         Ok(Self {
             heads,
             side,
             scale: ((dim / heads) as f64).powf(-0.5),
             qkv: Linear::load(dim, 3 * dim, vb.pp("qkv"))?,
             proj: Linear::load(dim, dim, vb.pp("proj"))?,
-            columns: relative("rel_pos_w")?,
-            one_hot: one_hot(side, &rows)?,
-            rows,
+            positions,
         })
     }
 
@@ -171,29 +185,34 @@ impl Attention {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, side, _, dim) = x.dims4()?;
         let (heads, tokens) = (self.heads, side * side);
-        let qkv = self.qkv.forward(x)?.reshape((batch, tokens, 3, heads, dim / heads))?;
-        let qkv = qkv.permute((2, 0, 3, 1, 4))?.contiguous()?;
-        let part = |index| qkv.get(index)?.reshape((batch * heads, tokens, dim / heads));
+        let qkv = self.qkv.forward(x)?.reshape((batch, tokens, 3 * heads, dim / heads))?;
+        let part = |index: usize| qkv.narrow(2, index * heads, heads)?.transpose(1, 2);
         let (q, k, v) = (part(0)?, part(1)?, part(2)?);
-        let one_hot = self.one_hot.broadcast_as((batch * heads, tokens, 2 * side))?;
-        let k = Tensor::cat(&[(k * self.scale)?, one_hot], 2)?;
-        let attended = attend(&self.with_positions(&q)?, &k, &v)?;
-        let attended = attended.reshape((batch, heads, tokens, dim / heads))?;
-        self.proj.forward(&join_heads(&attended)?)?.reshape((batch, side, side, dim))
+        let attended = match &self.positions {
+            Relative::Packed(positions) => positions.attend(&q, &k, &v, self.scale)?,
+            Relative::Plain { rows, columns, one_hot } => {
+                let q = with_positions(&q.flatten_to(1)?, self.side, (rows, columns))?;
+                let one_hot = one_hot.broadcast_as((batch * heads, tokens, 2 * side))?;
+                let k = Tensor::cat(&[(k.flatten_to(1)? * self.scale)?, one_hot], 2)?;
+                let attended = attend(&q, &k, &v.flatten_to(1)?)?;
+                join_heads(&attended.reshape((batch, heads, tokens, dim / heads))?)?
+            }
+        };
+        self.proj.forward(&attended)?.reshape((batch, side, side, dim))
     }
+}
 
-    /// Queries `[b, side², d]` with their position terms appended: `[b, side², d + 2 · side]`.
-    fn with_positions(&self, q: &Tensor) -> Result<Tensor> {
-        let ((batch, tokens, dim), side) = (q.dims3()?, self.side);
-        let square = q.reshape((batch, side, side, dim))?;
-        let by_row = square.transpose(0, 1)?.reshape((side, batch * side, dim))?;
-        let rows = by_row.matmul(&self.rows)?.reshape((side, batch, side, side))?;
-        let rows = rows.transpose(0, 1)?.reshape((batch, tokens, side))?;
-        let by_column = square.permute((2, 0, 1, 3))?.reshape((side, batch * side, dim))?;
-        let columns = by_column.matmul(&self.columns)?.reshape((side, batch, side, side))?;
-        let columns = columns.permute((1, 2, 0, 3))?.reshape((batch, tokens, side))?;
-        Tensor::cat(&[q, &rows, &columns], 2)
-    }
+/// Queries `[b, side², d]` with their position terms appended: `[b, side², d + 2 · side]`.
+fn with_positions(q: &Tensor, side: usize, (rows, columns): (&Tensor, &Tensor)) -> Result<Tensor> {
+    let (batch, tokens, dim) = q.dims3()?;
+    let square = q.reshape((batch, side, side, dim))?;
+    let by_row = square.transpose(0, 1)?.reshape((side, batch * side, dim))?;
+    let rows = by_row.matmul(rows)?.reshape((side, batch, side, side))?;
+    let rows = rows.transpose(0, 1)?.reshape((batch, tokens, side))?;
+    let by_column = square.permute((2, 0, 1, 3))?.reshape((side, batch * side, dim))?;
+    let columns = by_column.matmul(columns)?.reshape((side, batch, side, side))?;
+    let columns = columns.permute((1, 2, 0, 3))?.reshape((batch, tokens, side))?;
+    Tensor::cat(&[q, &rows, &columns], 2)
 }
 
 /// A table `[entries, d]` of embeddings per distance, interpolated to the distances of `side`
@@ -231,10 +250,10 @@ impl Neck {
     fn load(dim: usize, output: usize, vb: VarBuilder) -> Result<Self> {
         let reduce = vb.get((output, dim, 1, 1), "0.weight")?.flatten_from(1)?;
         Ok(Self {
-            reduce: Linear::new(&reduce, None)?,
-            norm1: layer_norm(output, EPS, vb.pp("1"))?,
+            reduce: Linear::new(&reduce, None, Activation::None)?,
+            norm1: LayerNorm::load(output, EPS, vb.pp("1"))?,
             mix: Conv3x3::load(output, output, vb.pp("2"))?,
-            norm2: layer_norm(output, EPS, vb.pp("3"))?,
+            norm2: LayerNorm::load(output, EPS, vb.pp("3"))?,
         })
     }
 

@@ -6,13 +6,11 @@
 //! here they are integers. Known deviation: inference only, so no dropout.
 
 use candle_core::{DType, Device, Module, Tensor};
-use candle_nn::{
-    Activation, Embedding, LayerNorm, Linear, VarBuilder, embedding, layer_norm, linear,
-};
+use candle_nn::{Activation, Embedding, VarBuilder, embedding};
 
 use super::config::{EncoderConfig, Family};
 use crate::models::Result;
-use crate::models::ops::{relu, softmax_f32};
+use crate::models::ops::{self, LayerNorm, Linear, Scores, activation_type, attend};
 
 /// The encoder.
 #[derive(Debug)]
@@ -21,6 +19,8 @@ pub struct Encoder {
     positions: Embedding,
     token_types: Embedding,
     norm: LayerNorm,
+    /// The type of the hidden states.
+    activations: DType,
     layers: Vec<Layer>,
     family: Family,
     pad: u32,
@@ -46,6 +46,7 @@ impl Encoder {
         let hidden = config.hidden_size;
         let vb_embeddings = vb.pp("embeddings");
         let table = |rows, name: &str| embedding(rows, hidden, vb_embeddings.pp(name));
+        let norm = vb_embeddings.pp("LayerNorm").to_dtype(activation_type(vb));
         let layers = (0..config.num_hidden_layers)
             .map(|index| Layer::load(config, &vb.pp("encoder.layer").pp(index)))
             .collect::<Result<_>>()?;
@@ -53,7 +54,8 @@ impl Encoder {
             words: table(config.vocab_size, "word_embeddings")?,
             positions: table(config.max_position_embeddings, "position_embeddings")?,
             token_types: table(config.type_vocab_size, "token_type_embeddings")?,
-            norm: layer_norm(hidden, config.layer_norm_eps, vb_embeddings.pp("LayerNorm"))?,
+            norm: LayerNorm::load(hidden, config.layer_norm_eps, norm)?,
+            activations: activation_type(vb),
             layers,
             family: config.model_type,
             pad: config.pad(),
@@ -69,8 +71,9 @@ impl Encoder {
         let ids = Tensor::new(batch.ids.clone(), device)?;
         let token_types = Tensor::new(batch.token_types.clone(), device)?;
         let positions = Tensor::new(positions, device)?;
-        let sum = (self.words.forward(&ids)? + self.token_types.forward(&token_types)?)?;
-        let mut hidden = self.norm.forward(&(sum + self.positions.forward(&positions)?)?)?;
+        let look_up = |table: &Embedding, ids| table.forward(ids)?.to_dtype(self.activations);
+        let sum = (look_up(&self.words, &ids)? + look_up(&self.token_types, &token_types)?)?;
+        let mut hidden = self.norm.forward(&(sum + look_up(&self.positions, &positions)?)?)?;
         let bias = padding_bias(batch, hidden.dtype(), device)?;
         for layer in &self.layers {
             hidden = layer.forward(&hidden, bias.as_ref())?;
@@ -120,13 +123,13 @@ fn padding_bias(
 /// Attention, then feed-forward, each followed by a residual sum and normalisation.
 #[derive(Debug)]
 struct Layer {
-    query: Linear,
-    key: Linear,
-    value: Linear,
+    /// Queries, keys and values in one product.
+    projection: Linear,
     attention_output: Linear,
     attention_norm: LayerNorm,
     intermediate: Linear,
-    activation: Activation,
+    /// What the feed-forward block's first product does not do itself.
+    activation: Option<Activation>,
     output: Linear,
     output_norm: LayerNorm,
     heads: usize,
@@ -135,53 +138,59 @@ struct Layer {
 impl Layer {
     fn load(config: &EncoderConfig, vb: &VarBuilder) -> Result<Self> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let norm = |name: &str| layer_norm(hidden, config.layer_norm_eps, vb.pp(name));
-        let attention = |name: &str| linear(hidden, hidden, vb.pp("attention").pp(name));
+        let exact = vb.to_dtype(activation_type(vb));
+        let norm = |name: &str| LayerNorm::load(hidden, config.layer_norm_eps, exact.pp(name));
+        let fused = fused(config.hidden_act);
+        let then = fused.unwrap_or_default();
         Ok(Self {
-            query: attention("self.query")?,
-            key: attention("self.key")?,
-            value: attention("self.value")?,
-            attention_output: attention("output.dense")?,
+            projection: projection(hidden, &vb.pp("attention.self"))?,
+            attention_output: Linear::load(hidden, hidden, vb.pp("attention.output.dense"))?,
             attention_norm: norm("attention.output.LayerNorm")?,
-            intermediate: linear(hidden, inner, vb.pp("intermediate.dense"))?,
-            activation: config.hidden_act,
-            output: linear(inner, hidden, vb.pp("output.dense"))?,
+            intermediate: Linear::load_active((hidden, inner), then, vb.pp("intermediate.dense"))?,
+            activation: fused.is_none().then_some(config.hidden_act),
+            output: Linear::load(inner, hidden, vb.pp("output.dense"))?,
             output_norm: norm("output.LayerNorm")?,
             heads: config.num_attention_heads,
         })
     }
 
     fn forward(&self, x: &Tensor, bias: Option<&Tensor>) -> candle_core::Result<Tensor> {
-        let attended = self.attention_output.forward(&self.attend(x, bias)?)?;
-        let x = self.attention_norm.forward(&(attended + x)?)?;
-        let inner = self.activate(&self.intermediate.forward(&x)?)?;
-        self.output_norm.forward(&(self.output.forward(&inner)? + x)?)
-    }
-
-    fn activate(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        match self.activation {
-            Activation::Relu => relu(x),
-            other => other.forward(x),
+        let attended = self.attention_output.forward_adding(&self.attend(x, bias)?, x)?;
+        let x = self.attention_norm.forward(&attended)?;
+        let mut inner = self.intermediate.forward(&x)?;
+        if let Some(activation) = &self.activation {
+            inner = activation.forward(&inner)?;
         }
+        self.output_norm.forward(&self.output.forward_adding(&inner, &x)?)
     }
 
     fn attend(&self, x: &Tensor, bias: Option<&Tensor>) -> candle_core::Result<Tensor> {
         let (batch, length, hidden) = x.dims3()?;
-        let split = |projected: Tensor| {
-            projected
-                .reshape((batch, length, self.heads, hidden / self.heads))?
-                .transpose(1, 2)?
-                .contiguous()
-        };
-        let query = split(self.query.forward(x)?)?;
-        let key = split(self.key.forward(x)?)?;
-        let value = split(self.value.forward(x)?)?;
-        let scale = 1.0 / ((hidden / self.heads) as f64).sqrt();
-        let mut scores = (query.matmul(&key.t()?)? * scale)?;
-        if let Some(bias) = bias {
-            scores = scores.broadcast_add(bias)?;
-        }
-        let context = softmax_f32(&scores)?.matmul(&value)?;
-        context.transpose(1, 2)?.reshape((batch, length, hidden))
+        let (heads, width) = (self.heads, hidden / self.heads);
+        let projected = self.projection.forward(x)?.reshape((batch, length, 3 * heads, width))?;
+        let part = |index: usize| projected.narrow(2, index * heads, heads)?.transpose(1, 2);
+        let scores = Scores { scale: (width as f64).powf(-0.5), bias: bias.as_slice() };
+        attend(&part(0)?, &part(1)?, &part(2)?, scores)
+    }
+}
+
+/// Queries, keys and values of width `hidden`, one after another.
+fn projection(hidden: usize, vb: &VarBuilder) -> candle_core::Result<Linear> {
+    let parts = ["query", "key", "value"].map(|name| vb.pp(name));
+    let weights: Vec<_> = parts.iter().map(|vb| vb.get((hidden, hidden), "weight")).collect();
+    let biases: Vec<_> = parts.iter().map(|vb| vb.get(hidden, "bias")).collect();
+    let join = |parts: Vec<candle_core::Result<Tensor>>| {
+        Tensor::cat(&parts.into_iter().collect::<candle_core::Result<Vec<_>>>()?, 0)
+    };
+    Linear::new(&join(weights)?, Some(&join(biases)?), ops::Activation::None)
+}
+
+/// The activation that a linear layer applies itself.
+fn fused(activation: Activation) -> Option<ops::Activation> {
+    match activation {
+        Activation::Gelu => Some(ops::Activation::Gelu),
+        Activation::NewGelu | Activation::GeluPytorchTanh => Some(ops::Activation::GeluTanh),
+        Activation::Relu => Some(ops::Activation::Relu),
+        _ => None,
     }
 }

@@ -35,6 +35,11 @@ pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, scores: Scores) -> Result<Tens
     }
 }
 
+/// Whether [`attend`] has a form of its own for such tensors, so that views need no copy.
+pub fn attends_by_tiles(q: &Tensor) -> bool {
+    Isa::best().is_some() && fused(q)
+}
+
 /// [`attend`] with candle's operations.
 fn composed(q: &Tensor, k: &Tensor, v: &Tensor, scores: Scores) -> Result<Tensor> {
     let (q, k) = (q.contiguous()?, k.transpose(2, 3)?.contiguous()?);

@@ -69,6 +69,7 @@ impl PackedLinear {
     }
 
     /// Bytes that the weights take.
+    #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         self.weights.bytes()
     }

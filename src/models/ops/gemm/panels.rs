@@ -59,6 +59,7 @@ impl PackedWeights {
     }
 
     /// Bytes of weights.
+    #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         let scales = self.scales.as_ref().map_or(0, |scales| 4 * scales.len());
         scales
