@@ -11,7 +11,7 @@ use crate::models::ofa::{ImageTrunk, OfaEntailer, OfaGrounder};
 use crate::models::sam::Sam;
 use crate::models::tagger::TransformerTagger;
 use crate::models::{Entailer, Grounder, Result, Segmenter, Tagger};
-use crate::pack::LoadedPack;
+use crate::pack::{LoadedPack, WeightTypes};
 
 /// A part of the work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,11 +94,15 @@ impl Networks {
     ///
     /// # Errors
     /// The trunk cannot be loaded once more.
-    pub fn of_pack(pack: &LoadedPack, directory: &Path, device: &Device) -> Result<Self> {
+    pub fn of_pack(
+        pack: &LoadedPack,
+        directory: &Path,
+        (device, types): (&Device, WeightTypes),
+    ) -> Result<Self> {
         let entry = &pack.manifest.entailer;
         let trunk = (entry.architecture == "ofa").then(|| {
-            let dtype = entry.dtype.map_or(DType::F32, DType::from);
-            ImageTrunk::load(&directory.join(&entry.path), device, dtype).map(Arc::new)
+            let folder = directory.join(&entry.path);
+            ImageTrunk::load(&folder, device, types.of(entry)).map(Arc::new)
         });
         Ok(Self {
             tagger: Some(pack.tagger.clone()),

@@ -168,7 +168,7 @@ impl BenchArgs {
         let Some(sizes) = &self.random else {
             let directory = pack::locate(&self.pack, None)?;
             let pack = pack::load(&directory, device, types, &Bar::new())?;
-            let networks = Networks::of_pack(&pack, &directory, device)?;
+            let networks = Networks::of_pack(&pack, &directory, (device, types))?;
             return Ok(Loaded { networks, directory, dtype: pack.tagger.info().dtype });
         };
         let directory = self.weights.clone().context("--random wants --weights DIR")?;

@@ -289,14 +289,14 @@ class Dense:
         return self.ask(batch, 1)
 
 
-def networks(folder, place):
+def networks(folder):
     """What DIR holds, by role."""
     found = {}
     for name, kind, roles in [("tagger", Tagger, ["tag"]), ("ofa-entail", Ofa, ["entail", "trunk"]), ("ofa-ground", Ofa, ["ground"]),
                               ("dense", Dense, ["entail", "ground"]), ("sam", Sam, ["encode", "segment"])]:
         if (folder / name / "config.json").is_file():
             found |= dict.fromkeys(roles, (kind, folder / name))
-    return found, {}
+    return found
 
 
 def whole(tagger, entailer, grounder, segmenter, pieces):
@@ -318,7 +318,7 @@ def whole(tagger, entailer, grounder, segmenter, pieces):
 
 def cases(args, place):
     """Case name to its function and implementations."""
-    found, built = networks(args.weights, place)
+    found, built = networks(args.weights), {}
 
     def network(role):
         kind, folder = found[role]
