@@ -6,6 +6,7 @@ mod environment;
 mod eval;
 mod memory;
 mod openapi;
+mod output;
 mod pack;
 mod predict;
 mod serve;
