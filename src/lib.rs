@@ -7,6 +7,7 @@
 //! | [`cli`] | one file per command of the `riveg` binary |
 //! | [`corpus`] | many posts at once: files, journals, answers in process or by a server |
 //! | [`eval`] | data set readers and the paper's metrics |
+//! | [`bench`] | what each stage costs on this machine |
 //! | [`http`] | the door: routes, wire types, problem+json |
 //! | [`pipeline`] | the paper's two stages: recognize, then ground |
 //! | [`batch`] | queues, scheduler, admission, the executor thread that owns the device |
@@ -23,6 +24,7 @@
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::todo)]
 
 pub mod batch;
+pub mod bench;
 pub mod cli;
 pub mod corpus;
 pub mod eval;

@@ -1,87 +1,159 @@
-// The picture with its entities' masks, boxes and labels.
+// Masks as layers over the picture: filled, hatched and outlined in the entity's colour.
 
 import { pixelsOf } from "./rle.js";
 
+/**
+ * @typedef {import("./api.js").Mask} Mask
+ * @typedef {{colour: string, hatch: number}} Look
+ * @typedef {{fill: OffscreenCanvas, outline: OffscreenCanvas}} Layers
+ * @typedef {OffscreenCanvasRenderingContext2D} Context
+ */
+
 /** More pixels than this along a side cost a phone's memory and show nothing more. */
-const LONGEST_SIDE = 1600;
+const LONGEST_SIDE = 1280;
 
-const COLOURS = { PER: "#b3261e", LOC: "#1f6f3d", ORG: "#1a56b0", MISC: "#7a3ba8" };
+/** @type {WeakMap<Mask, {key: string, layers: Layers}>} */
+const cache = new WeakMap();
 
-/** The colour of an entity type, dark enough for white letters. */
-export function colourOf(type) {
-  return COLOURS[type] ?? "#555555";
+/**
+ * As large as the picture, or as is of use on a screen.
+ * @param {{width: number, height: number}} picture
+ */
+export function screenSize({ width, height }) {
+  const scale = Math.min(1, LONGEST_SIDE / Math.max(width, height));
+  const side = (/** @type {number} */ length) => Math.max(1, Math.round(length * scale));
+  return { width: side(width), height: side(height) };
 }
 
-/** Makes the canvas as large as the picture, or as is of use, and paints the picture. */
-export function drawPicture(canvas, bitmap, size) {
-  const scale = Math.min(1, LONGEST_SIDE / Math.max(size.width, size.height));
-  canvas.width = Math.max(1, Math.round(size.width * scale));
-  canvas.height = Math.max(1, Math.round(size.height * scale));
-  if (bitmap) canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+/**
+ * The mask's layers at this size; kept while mask, size and look stay.
+ * @param {Mask} mask
+ * @param {Look} look
+ * @param {{width: number, height: number}} size
+ */
+export function layersOf(mask, look, size) {
+  const key = `${size.width} ${size.height} ${look.colour} ${look.hatch}`;
+  const known = cache.get(mask);
+  if (known?.key === key) return known.layers;
+  const shape = shapeOf(mask, size, look.colour);
+  const layers = { fill: hatched(shape, look.hatch), outline: outlineOf(shape, look.colour) };
+  cache.set(mask, { key, layers });
+  return layers;
 }
 
-/** Paints what an answer found over the picture. */
-export function drawEntities(canvas, entities, size) {
-  const scale = { x: canvas.width / size.width, y: canvas.height / size.height };
-  const shown = entities.filter((entity) => entity.box);
-  for (const entity of shown) if (entity.mask) drawMask(canvas, entity);
-  for (const entity of shown) drawBox(canvas, entity, scale);
-  for (const entity of shown) drawLabel(canvas, entity, scale);
+/** @param {{width: number, height: number}} size */
+function blank({ width, height }) {
+  const canvas = new OffscreenCanvas(width, height);
+  return { canvas, context: /** @type {Context} */ (canvas.getContext("2d")) };
 }
 
-function drawMask(canvas, entity) {
-  const layer = document.createElement("canvas");
-  layer.width = canvas.width;
-  layer.height = canvas.height;
-  const context = layer.getContext("2d");
-  const image = context.createImageData(layer.width, layer.height);
-  tint(image, entity.mask, channels(colourOf(entity.type)));
-  context.putImageData(image, 0, 0);
-  canvas.getContext("2d").drawImage(layer, 0, 0);
-}
-
-/** Colours the pixels of `image` that lie in the mask, which may be larger than it. */
-function tint(image, mask, [red, green, blue]) {
+/**
+ * The mask's pixels in one colour, opaque; nothing elsewhere.
+ * @param {Mask} mask
+ * @param {{width: number, height: number}} size
+ * @param {string} colour
+ */
+export function shapeOf(mask, size, colour) {
+  const { canvas, context } = blank(size);
+  const image = context.createImageData(size.width, size.height);
+  const words = new Uint32Array(image.data.buffer);
   const [height, width] = mask.size;
   const pixels = pixelsOf(mask);
-  for (let y = 0; y < image.height; y += 1) {
-    const row = Math.floor(((y + 0.5) * height) / image.height);
-    for (let x = 0; x < image.width; x += 1) {
-      const column = Math.floor(((x + 0.5) * width) / image.width);
-      if (pixels[column * height + row]) {
-        image.data.set([red, green, blue, 120], (y * image.width + x) * 4);
-      }
+  const rows = nearest(size.height, height);
+  const columns = nearest(size.width, width).map((column) => column * height);
+  for (let y = 0, at = 0; y < size.height; y += 1) {
+    for (let x = 0; x < size.width; x += 1, at += 1) {
+      if (pixels[columns[x] + rows[y]]) words[at] = 0xffffffff;
     }
   }
+  context.putImageData(image, 0, 0);
+  paintInside(context, colour);
+  return canvas;
 }
 
-function channels(colour) {
-  return [1, 3, 5].map((at) => Number.parseInt(colour.slice(at, at + 2), 16));
+/**
+ * For each of `count` places the nearest of `of` places.
+ * @param {number} count
+ * @param {number} of
+ */
+function nearest(count, of) {
+  return Array.from({ length: count }, (_, at) => Math.floor(((at + 0.5) * of) / count));
 }
 
-/** The width of lines: as thick on a large canvas shown small as on a small one. */
-function lineWidth(canvas) {
-  return Math.max(2, Math.max(canvas.width, canvas.height) / 300);
+/**
+ * @param {Context} context
+ * @param {string | CanvasPattern} paint
+ */
+function paintInside(context, paint) {
+  context.globalCompositeOperation = "source-atop";
+  context.fillStyle = paint;
+  context.fillRect(0, 0, context.canvas.width, context.canvas.height);
+  context.globalCompositeOperation = "source-over";
 }
 
-function drawBox(canvas, entity, scale) {
-  const [x1, y1, x2, y2] = entity.box;
-  const context = canvas.getContext("2d");
-  context.lineWidth = lineWidth(canvas);
-  context.strokeStyle = colourOf(entity.type);
-  context.strokeRect(x1 * scale.x, y1 * scale.y, (x2 - x1) * scale.x, (y2 - y1) * scale.y);
+/** @param {{width: number, height: number}} size */
+function lineWidth({ width, height }) {
+  return Math.max(1.5, Math.max(width, height) / 400);
 }
 
-function drawLabel(canvas, entity, scale) {
-  const context = canvas.getContext("2d");
-  const height = lineWidth(canvas) * 8;
-  context.font = `600 ${height * 0.75}px system-ui, sans-serif`;
-  context.textBaseline = "middle";
-  const width = context.measureText(entity.text).width + height / 2;
-  const x = Math.max(0, Math.min(entity.box[0] * scale.x, canvas.width - width));
-  const y = Math.max(0, entity.box[1] * scale.y - height);
-  context.fillStyle = colourOf(entity.type);
-  context.fillRect(x, y, width, height);
-  context.fillStyle = "#ffffff";
-  context.fillText(entity.text, x + height / 4, y + height / 2);
+/** Directions of the hatching's lines in degrees; the first kind has none. */
+const DIRECTIONS = [null, 45, -45, 0];
+
+/**
+ * @param {OffscreenCanvas} shape
+ * @param {number} hatch
+ */
+function hatched(shape, hatch) {
+  const { canvas, context } = blank(shape);
+  context.drawImage(shape, 0, 0);
+  const direction = DIRECTIONS[hatch];
+  const lines = direction === null ? null : context.createPattern(line(lineWidth(shape) * 5), "repeat");
+  if (lines && direction !== null) {
+    lines.setTransform(new DOMMatrix().rotate(direction));
+    paintInside(context, lines);
+  }
+  return canvas;
+}
+
+/**
+ * A tile with a white line through it.
+ * @param {number} size
+ */
+function line(size) {
+  const side = Math.max(4, Math.round(size));
+  const { canvas, context } = blank({ width: side, height: side });
+  context.fillStyle = "rgba(255, 255, 255, 0.7)";
+  context.fillRect(0, 0, side, Math.max(1, Math.round(side / 5)));
+  return canvas;
+}
+
+/**
+ * A line around the shape, in white and then in its colour, to be seen on any ground.
+ * @param {OffscreenCanvas} shape
+ * @param {string} colour
+ */
+function outlineOf(shape, colour) {
+  const width = lineWidth(shape);
+  const { canvas, context } = blank(shape);
+  context.drawImage(grown(shape, width * 1.8, "#ffffff"), 0, 0);
+  context.drawImage(grown(shape, width, colour), 0, 0);
+  context.globalCompositeOperation = "destination-out";
+  context.drawImage(shape, 0, 0);
+  return canvas;
+}
+
+/**
+ * The shape, larger by `by` pixels in every direction.
+ * @param {OffscreenCanvas} shape
+ * @param {number} by
+ * @param {string} colour
+ */
+function grown(shape, by, colour) {
+  const { canvas, context } = blank(shape);
+  for (let step = 0; step < 16; step += 1) {
+    const angle = (step * Math.PI) / 8;
+    context.drawImage(shape, Math.cos(angle) * by, Math.sin(angle) * by);
+  }
+  paintInside(context, colour);
+  return canvas;
 }

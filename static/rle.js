@@ -1,7 +1,12 @@
 // Masks as COCO writes them: run lengths, column by column, background first.
 
-/** The run lengths in COCO's compressed string. */
+/**
+ * The run lengths in COCO's compressed string.
+ * @param {string} text
+ * @returns {number[]}
+ */
 export function runsOf(text) {
+  /** @type {number[]} */
   const runs = [];
   let at = 0;
   while (at < text.length) {
@@ -13,7 +18,13 @@ export function runsOf(text) {
   return runs;
 }
 
-/** One number: five bits per character, lowest first, bit 6 says that more follow. */
+/**
+ * One number and where the next begins: five bits per character, lowest first, bit 6 says that
+ * more follow.
+ * @param {string} text
+ * @param {number} start
+ * @returns {[number, number]}
+ */
 function readNumber(text, start) {
   let value = 0;
   let at = start;
@@ -30,7 +41,10 @@ function readNumber(text, start) {
   return [value, at];
 }
 
-/** The mask's pixels, column by column, one byte each: 1 inside, 0 outside. */
+/**
+ * The mask's pixels, column by column, one byte each: 1 inside, 0 outside.
+ * @param {import("./api.js").Mask} mask
+ */
 export function pixelsOf(mask) {
   const [height, width] = mask.size;
   const pixels = new Uint8Array(width * height);

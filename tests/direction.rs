@@ -1,4 +1,4 @@
-//! Imports point downwards only: `cli → {corpus, eval} → http → pipeline → batch → models → {vision, mask}`, with
+//! Imports point downwards only: `cli → {corpus, bench, eval} → http → pipeline → batch → models → {vision, mask}`, with
 //! `pack` feeding `models`. Read from the source, so that a shortcut cannot slip in.
 
 use std::collections::BTreeSet;
@@ -11,6 +11,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "cli",
         &[
             "corpus",
+            "bench",
             "eval",
             "overlay",
             "http",
@@ -23,6 +24,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
+    ("bench", &["pipeline", "pack", "models", "vision"]),
     ("corpus", &["http", "pipeline", "batch", "vision"]),
     ("eval", &["overlay", "models", "mask", "vision", "telemetry"]),
     ("http", &["pipeline", "batch", "models", "mask", "vision", "telemetry"]),

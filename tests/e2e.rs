@@ -1,54 +1,20 @@
 //! The program as a user has it: the binary, the pack that the repository ships, a socket.
 
-use std::io::{BufRead, BufReader, Read};
+mod process;
+
+use std::io::Read;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use process::Server;
 use reqwest::multipart::{Form, Part};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 
 /// Far longer than anything here takes: only a hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// A running server; stopped when dropped.
-struct Server {
-    process: Child,
-    url: String,
-}
-
-impl Server {
-    fn start(flags: &[&str]) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_riveg"))
-            .args(["serve", "--port", "0", "--device", "cpu", "--log", "warn"])
-            // Warming up runs the largest batch, which takes unoptimised code half a minute.
-            .args(["--max-batch", "4"])
-            .args(flags)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let url = lines.find_map(|line| {
-            let line = line.unwrap();
-            let at = line.find("http://")?;
-            line.contains("ready").then(|| line[at..].trim_end_matches('/').to_owned())
-        });
-        // Keep reading: a full pipe would stop the server.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { process, url: url.expect("the server says when it is ready, and where") }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
 
 /// One server for all tests that do not harm it. Each holds on to it while it runs; it ends with the
 /// last of them, since a static is never dropped and a server left behind would outlive the tests.

@@ -35,8 +35,23 @@ fn every_operation_has_a_stable_id_and_every_error() {
         }
     }
     ids.sort();
-    let expected =
-        ["info", "livez", "metrics", "readyz", "segment", "smner", "smner_batch", "startupz"];
+    let expected = [
+        "info",
+        "livez",
+        "metrics",
+        "readyz",
+        "segment",
+        "smner",
+        "smner_batch",
+        "smner_stream",
+        "startupz",
+        "v2_infer",
+        "v2_live",
+        "v2_model",
+        "v2_model_ready",
+        "v2_ready",
+        "v2_server",
+    ];
     assert_eq!(ids, expected);
 }
 

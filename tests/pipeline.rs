@@ -209,6 +209,36 @@ async fn what_depends_on_the_picture_is_charged_once() {
     assert_price(&at_once, &post(Task::Smner, 1), (15 + 50) + (5 + 5 + 5));
 }
 
+/// Masks are brought to the size of the picture, which takes time of its own.
+#[tokio::test]
+async fn masks_of_large_pictures_cost_more() {
+    let span = CharSpan { start: 0, end: 3 };
+    let entity = GivenEntity { span, kind: EntityType::Per, expression: None };
+    let entities = Some(vec![entity; 3]);
+    let post = |task| Request {
+        text: "Ada".into(),
+        picture: Some(picture(2000, 1000)),
+        options: Options { task, entities: entities.clone(), ..Options::default() },
+    };
+    let boxes = SegmentRequest {
+        picture: picture(2000, 1000),
+        boxes: vec![BoundingBox::new(0.0, 0.0, 9.0, 9.0); 3],
+    };
+    // What 2 megapixels add to a mask.
+    let larger = 2 * 31;
+    let (gmner, smner, segment) =
+        ((15 + 15) + 3 * 10, (15 + 15 + 50) + 3 * (15 + larger), 50 + 3 * (5 + larger));
+    for (spare, fits) in [(0, true), (-1, false)] {
+        let full = |price: i64| partly_full(&roles(), (10 + price + spare) as u64);
+        let (pipeline, _text) = full(segment);
+        assert_eq!(pipeline.admit_segment(&boxes, None, "test".into()).is_ok(), fits);
+        for (task, price) in [(Task::Gmner, gmner), (Task::Smner, smner)] {
+            let (pipeline, _text) = full(price);
+            assert_eq!(pipeline.admit(&post(task), None, "test".into()).is_ok(), fits, "{task:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_full_pipeline_refuses_before_it_knows_the_request() {
     // The least with a picture is a word and one entity: 10 + (15 + 15) + (5 + 5) = 50.

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use anyhow::{Context, bail};
 use candle_core::{DType, Device};
 
+use crate::models::ops;
 use crate::pack::WeightTypes;
 
 /// A device by its name.
@@ -39,13 +40,15 @@ impl DeviceName {
     /// # Errors
     /// When the GPU cannot be opened.
     pub fn open(self) -> anyhow::Result<Device> {
-        match self {
-            Self::Auto => Device::cuda_if_available(0).context("cannot open the first GPU"),
-            Self::Cpu => Ok(Device::Cpu),
+        let device = match self {
+            Self::Auto => Device::cuda_if_available(0).context("cannot open the first GPU")?,
+            Self::Cpu => Device::Cpu,
             Self::Cuda(ordinal) => Device::new_cuda(ordinal).with_context(|| {
                 format!("cannot open cuda:{ordinal} (built with --features cuda?)")
-            }),
-        }
+            })?,
+        };
+        ops::keep_freed_memory(&device).context("cannot set up the GPU's memory")?;
+        Ok(device)
     }
 }
 

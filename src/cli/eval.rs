@@ -1,12 +1,12 @@
 //! `riveg eval`: measure a pack, a server or a file of predictions on annotated posts.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
+use super::output::say;
 use super::predict::load;
 use super::settings::{Settings, SettingsArgs};
 use super::work::{CorpusBar, closed};
@@ -145,8 +145,7 @@ fn write(evaluated: &Evaluated, out: &Path) -> anyhow::Result<()> {
     save("report.json", &(serde_json::to_string_pretty(&found)? + "\n"))?;
     save("report.md", &markdown)?;
     save("report.html", &report::html(&found, &examples))?;
-    // Whoever reads only the first lines is no error.
-    let _ = writeln!(std::io::stdout(), "{markdown}");
+    say!("{markdown}")?;
     eprintln!("report: {}", out.join("report.html").display());
     Ok(())
 }

@@ -1,10 +1,12 @@
 //! The command line: one file per command.
 
+mod bench;
 mod device;
 mod environment;
 mod eval;
 mod memory;
 mod openapi;
+mod output;
 mod pack;
 mod predict;
 mod serve;
@@ -38,6 +40,8 @@ enum Command {
     Predict(Box<predict::PredictArgs>),
     /// Measure a pack, a server or a file of predictions on annotated posts.
     Eval(Box<eval::EvalArgs>),
+    /// Measure what each stage costs on this machine.
+    Bench(Box<bench::BenchArgs>),
     /// Print the OpenAPI document.
     Openapi(openapi::OpenapiArgs),
     /// Look into packs.
@@ -53,6 +57,7 @@ pub fn main() -> ExitCode {
         Some(Command::Serve(args)) => serve::run(*args),
         Some(Command::Predict(args)) => predict::run(*args),
         Some(Command::Eval(args)) => eval::run(*args),
+        Some(Command::Bench(args)) => bench::run(*args),
         Some(Command::Openapi(args)) => openapi::run(&args),
         Some(Command::Pack(command)) => pack::run(command),
     };

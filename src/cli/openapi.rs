@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::output::say;
 use crate::http::openapi;
 
 /// Prints the OpenAPI document.
@@ -15,9 +16,8 @@ pub struct OpenapiArgs {
 /// Prints the document as indented JSON.
 ///
 /// # Errors
-/// Never in practice: the document is plain data.
+/// When standard output cannot be written.
 pub fn run(args: &OpenapiArgs) -> anyhow::Result<()> {
     let document = if args.v3_0 { openapi::document_3_0() } else { openapi::document_3_1() };
-    println!("{}", serde_json::to_string_pretty(&document)?);
-    Ok(())
+    say!("{}", serde_json::to_string_pretty(&document)?)
 }

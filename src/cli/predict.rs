@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow};
 use clap::Args;
 
+use super::output::say;
 use super::serve::limits;
 use super::settings::{Settings, SettingsArgs};
 use super::startup::{self, Bar};
@@ -91,7 +92,7 @@ fn one(settings: &Settings, args: PostArgs) -> anyhow::Result<()> {
     if let (Some(path), Some(picture)) = (&args.overlay, &picture) {
         write_overlay(path, picture, &answered.answer)?;
     }
-    println!("{}", serde_json::to_string_pretty(&answered.response)?);
+    say!("{}", serde_json::to_string_pretty(&answered.response)?)?;
     runtime.block_on(local.shutdown());
     Ok(())
 }

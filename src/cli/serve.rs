@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use super::output::say;
 use super::settings::{Settings, SettingsArgs};
 use super::signals::Signals;
 use super::startup::{self, Bar, Started};
@@ -20,6 +21,10 @@ use crate::telemetry;
 
 /// How long a request's body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long nothing may happen in a stream of events before a comment is sent; proxies commonly cut
+/// connections that are silent for 30 to 60 seconds.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// Longest `id` of a caller's own, in bytes.
 const MAX_ID_BYTES: usize = 128;
@@ -42,8 +47,7 @@ pub struct ServeArgs {
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     let settings = args.settings.resolve()?;
     if args.print_config {
-        print!("{}", settings.to_toml()?);
-        return Ok(());
+        return say!("{}", settings.to_toml()?.trim_end());
     }
     telemetry::init_logging(&settings.log, settings.log_format.parse()?)?;
     startup::set_threads(settings.threads)?;
@@ -80,7 +84,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     };
     let outcome = match &pipeline {
         Some(pipeline) => {
-            println!("riveg is ready: {url}");
+            say!("riveg is ready: {url}")?;
             until_told_to_stop(pipeline, &mut signals).await
         }
         None => Ok(()),
@@ -149,6 +153,7 @@ fn http_options(settings: &Settings) -> anyhow::Result<HttpOptions> {
         limits: limits(settings),
         pixel_budget: settings.pixel_budget,
         body_timeout: BODY_TIMEOUT,
+        keep_alive: KEEP_ALIVE,
         allowed_origins: settings.allowed_origins.parse()?,
     })
 }

@@ -13,13 +13,19 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use sha2::{Digest, Sha256};
 
-/// What the page may do: load from this server, and show pictures that the reader chose.
-const POLICY: &str = "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; \
-                      base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+/// What the page may do: load scripts, styles and data from this server alone, show pictures that
+/// the reader chose, and make no element from text.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+                      connect-src 'self'; img-src 'self' blob:; object-src 'none'; \
+                      base-uri 'none'; form-action 'self'; frame-ancestors 'none'; \
+                      require-trusted-types-for 'script'";
 
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+const SVG: &str = "image/svg+xml";
+const TEXT: &str = "text/plain; charset=utf-8";
+const WEBP: &str = "image/webp";
 
 struct Asset {
     path: &'static str,
@@ -27,28 +33,58 @@ struct Asset {
     body: &'static [u8],
 }
 
-const ASSETS: [Asset; 5] = [
+/// A file of the folder `static/`, under its own name.
+macro_rules! file {
+    ($name:literal, $content_type:expr) => {
+        Asset {
+            path: concat!("/static/", $name),
+            content_type: $content_type,
+            body: include_bytes!(concat!("../../static/", $name)),
+        }
+    };
+}
+
+const ASSETS: &[Asset] = &[
     Asset { path: "/", content_type: HTML, body: include_bytes!("../../static/index.html") },
-    Asset {
-        path: "/static/style.css",
-        content_type: CSS,
-        body: include_bytes!("../../static/style.css"),
-    },
-    Asset {
-        path: "/static/app.js",
-        content_type: JAVASCRIPT,
-        body: include_bytes!("../../static/app.js"),
-    },
-    Asset {
-        path: "/static/draw.js",
-        content_type: JAVASCRIPT,
-        body: include_bytes!("../../static/draw.js"),
-    },
-    Asset {
-        path: "/static/rle.js",
-        content_type: JAVASCRIPT,
-        body: include_bytes!("../../static/rle.js"),
-    },
+    file!("style.css", CSS),
+    file!("result.css", CSS),
+    file!("icon.svg", SVG),
+    file!("api.js", JAVASCRIPT),
+    file!("app.js", JAVASCRIPT),
+    file!("chips.js", JAVASCRIPT),
+    file!("colours.js", JAVASCRIPT),
+    file!("controls.js", JAVASCRIPT),
+    file!("curl.js", JAVASCRIPT),
+    file!("dom.js", JAVASCRIPT),
+    file!("downloads.js", JAVASCRIPT),
+    file!("draw.js", JAVASCRIPT),
+    file!("entities.js", JAVASCRIPT),
+    file!("input.js", JAVASCRIPT),
+    file!("judge.js", JAVASCRIPT),
+    file!("labels.js", JAVASCRIPT),
+    file!("overlay.js", JAVASCRIPT),
+    file!("picture.js", JAVASCRIPT),
+    file!("progress.js", JAVASCRIPT),
+    file!("rle.js", JAVASCRIPT),
+    file!("run.js", JAVASCRIPT),
+    file!("sse.js", JAVASCRIPT),
+    file!("stage.js", JAVASCRIPT),
+    file!("state.js", JAVASCRIPT),
+    file!("timings.js", JAVASCRIPT),
+    file!("words.js", JAVASCRIPT),
+    file!("examples/CREDITS", TEXT),
+    file!("examples/astronaut.webp", WEBP),
+    file!("examples/astronaut-small.webp", WEBP),
+    file!("examples/camera.webp", WEBP),
+    file!("examples/camera-small.webp", WEBP),
+    file!("examples/cat.webp", WEBP),
+    file!("examples/cat-small.webp", WEBP),
+    file!("examples/coffee.webp", WEBP),
+    file!("examples/coffee-small.webp", WEBP),
+    file!("examples/hopper.webp", WEBP),
+    file!("examples/hopper-small.webp", WEBP),
+    file!("examples/together.webp", WEBP),
+    file!("examples/together-small.webp", WEBP),
 ];
 
 /// Routes for the page at `/` and its files under `/static/`. Browsers ask again each time and
@@ -125,14 +161,16 @@ mod tests {
             ("/", HTML),
             ("/static/style.css", CSS),
             ("/static/app.js", JAVASCRIPT),
-            ("/static/draw.js", JAVASCRIPT),
-            ("/static/rle.js", JAVASCRIPT),
+            ("/static/icon.svg", SVG),
+            ("/static/examples/CREDITS", TEXT),
+            ("/static/examples/cat.webp", WEBP),
         ] {
             let response = ask("GET", path, None).await;
             assert_eq!(response.status(), StatusCode::OK, "{path}");
             assert_eq!(response.headers()[CONTENT_TYPE], content_type, "{path}");
             assert_eq!(response.headers()[CACHE_CONTROL], "no-cache", "{path}");
-            assert!(!text(response).await.is_empty(), "{path}");
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            assert!(!body.is_empty(), "{path}");
         }
     }
 
@@ -163,7 +201,7 @@ mod tests {
     async fn the_page_keeps_to_its_policy() {
         let response = ask("GET", "/", None).await;
         let policy = response.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();
-        assert!(policy.starts_with("default-src 'self';") && !policy.contains("unsafe"));
+        assert!(policy.starts_with("default-src 'none';") && !policy.contains("unsafe"));
         let page = text(response).await;
         assert!(!page.contains("<style") && !page.contains(" style="));
         let handlers = page.split(" on").skip(1).filter(|rest| {
@@ -179,18 +217,45 @@ mod tests {
     #[tokio::test]
     async fn what_the_page_names_is_there() {
         let page = text(ask("GET", "/", None).await).await;
-        let script = text(ask("GET", "/static/app.js", None).await).await;
         for path in values(&page, "src").into_iter().chain(values(&page, "href")) {
             if path.starts_with("/static/") {
                 assert_eq!(ask("GET", path, None).await.status(), StatusCode::OK, "{path}");
             }
         }
         let ids = values(&page, "id");
-        for id in script.split("element(\"").skip(1).filter_map(|rest| rest.split('"').next()) {
-            assert!(ids.contains(&id), "{id}");
+        for script in scripts() {
+            let named = script.split("element(\"").skip(1);
+            for id in named.filter_map(|rest| rest.split('"').next()) {
+                assert!(ids.contains(&id), "{id}");
+            }
         }
         for label in values(&page, "for") {
             assert!(ids.contains(&label), "{label}");
         }
+    }
+
+    /// The scripts' text.
+    fn scripts() -> impl Iterator<Item = &'static str> {
+        let scripts = ASSETS.iter().filter(|asset| asset.content_type == JAVASCRIPT);
+        scripts.map(|asset| std::str::from_utf8(asset.body).unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_scripts_and_examples_name_is_there() {
+        let page = text(ask("GET", "/", None).await).await;
+        let imported = scripts().flat_map(|script| script.split(" from \"./").skip(1));
+        let imported = imported.filter_map(|rest| rest.split('"').next());
+        let shown = values(&page, "data-picture").into_iter();
+        let shown = shown.map(|name| format!("examples/{name}.webp"));
+        for name in imported.map(str::to_owned).chain(shown) {
+            let path = format!("/static/{name}");
+            assert_eq!(ask("GET", &path, None).await.status(), StatusCode::OK, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_examples_are_small() {
+        let pictures = ASSETS.iter().filter(|asset| asset.content_type == WEBP);
+        assert!(pictures.map(|asset| asset.body.len()).sum::<usize>() <= 600 * 1024);
     }
 }

@@ -19,6 +19,9 @@ use crate::telemetry::names;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// Where the routes of the Open Inference Protocol begin.
+const INFERENCE: &str = "/v2";
+
 /// Longest request id that is taken over from a client.
 const MAX_ID_BYTES: usize = 128;
 
@@ -53,8 +56,9 @@ async fn answer(request: Request, next: Next, id: RequestId) -> Response {
     let method = request.method().clone();
     let path = request.extensions().get::<MatchedPath>();
     let route = path.map_or("unmatched", |path| path.as_str()).to_owned();
+    let is_inference = request.uri().path().starts_with(INFERENCE);
     let response = next.run(request).await;
-    let mut response = write_problem(response, &id);
+    let mut response = write_problem(response, &id, is_inference);
     add_headers(response.headers_mut(), &id);
     let (status, took) = (response.status().as_u16(), begun.elapsed());
     count(&route, status, took);
@@ -64,7 +68,7 @@ async fn answer(request: Request, next: Next, id: RequestId) -> Response {
 
 /// Gives an error its body. Every header that it brought along stays (`Allow`, `Retry-After`,
 /// those of CORS) except what described the body before.
-fn write_problem(response: Response, id: &RequestId) -> Response {
+fn write_problem(response: Response, id: &RequestId, is_inference: bool) -> Response {
     let Some(problem) = Problem::of_response(&response) else { return response };
     count_problem(problem.code);
     let (mut head, _nothing) = response.into_parts();
@@ -74,7 +78,9 @@ fn write_problem(response: Response, id: &RequestId) -> Response {
     }
     head.headers.remove(header::CONTENT_LENGTH);
     head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
-    let body = Json(problem.into_body(&id.0)).into_response().into_body();
+    let problem = problem.into_body(&id.0);
+    let problem = if is_inference { problem.with_error() } else { problem };
+    let body = Json(problem).into_response().into_body();
     Response::from_parts(head, body)
 }
 

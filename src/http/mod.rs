@@ -5,8 +5,10 @@
 //! | `router` | which route leads where |
 //! | `middleware` | the outermost layer: request ids, problem bodies, headers, metrics, log |
 //! | `body`, `parse`, `picture` | from bytes to the pipeline's legal values, within limits |
-//! | `smner`, `segment`, `operations` | the handlers |
-//! | [`types`], [`render`] | the wire format, and from answers to it |
+//! | `smner`, `stream`, `segment`, `operations` | the handlers |
+//! | `inference` | the Open Inference Protocol |
+//! | `post`, `work` | one post from its body to its answer; what all handlers begin with |
+//! | [`types`], [`events`], [`render`] | the wire format, and from answers to it |
 //! | [`problem`] | the one table of errors |
 //! | `origins` | where scripts may call from |
 //! | `rejections` | what the door itself has no room for |
@@ -19,6 +21,8 @@ mod assets;
 mod body;
 mod docs;
 mod downconvert;
+pub mod events;
+mod inference;
 mod limits;
 mod middleware;
 pub mod openapi;
@@ -26,6 +30,7 @@ mod operations;
 mod origins;
 pub mod parse;
 mod picture;
+mod post;
 pub mod problem;
 mod rejections;
 pub mod render;
@@ -34,7 +39,9 @@ mod segment;
 pub mod server;
 mod smner;
 mod state;
+mod stream;
 pub mod types;
+mod work;
 
 pub use limits::Limits;
 pub use origins::Origins;

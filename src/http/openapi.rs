@@ -7,6 +7,7 @@ use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
 use utoipa::{IntoResponses, OpenApi, ToSchema};
 
 use super::downconvert;
+use super::events::{EntailedEvent, GroundedEvent, RecognizedEvent, SegmentedEvent};
 use super::problem::{Code, PROBLEM_JSON, ProblemBody};
 use super::router;
 
@@ -20,10 +21,16 @@ use super::router;
                        and its pixel mask.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
-    components(schemas(ProblemBody, Code)),
+    components(schemas(
+        ProblemBody, Code, RecognizedEvent, EntailedEvent, GroundedEvent, SegmentedEvent
+    )),
     tags(
         (name = "recognition", description = "Entities, boxes, masks"),
-        (name = "operations", description = "Health, information, metrics")
+        (name = "operations", description = "Health, information, metrics"),
+        (
+            name = "open inference protocol",
+            description = "The same as KServe and its clients speak it"
+        )
     )
 )]
 pub struct ApiHead;

@@ -336,7 +336,11 @@ fn image_file(image: ImageInput, limits: &Limits) -> Result<Bytes, Problem> {
     }
 }
 
-fn base64_file(data: &str, limits: &Limits) -> Result<Bytes, Problem> {
+/// The file of a picture in base64, or in a `data:` URL.
+///
+/// # Errors
+/// `invalid_input` or `payload_too_large`.
+pub fn base64_file(data: &str, limits: &Limits) -> Result<Bytes, Problem> {
     let encoded = match data.strip_prefix("data:") {
         Some(url) => match url.split_once(";base64,") {
             Some((_media_type, encoded)) => encoded,

@@ -11,7 +11,8 @@ use super::body::BodyRoom;
 use super::limits::Limits;
 use super::problem::{Code, Problem};
 use super::rejections::{self, Rejection};
-use super::smner::off_thread;
+use super::work::off_thread;
+use crate::vision::decode::Header;
 use crate::vision::{DecodeLimits, Picture, decode, probe};
 
 /// Pixels per permit: a semaphore counts in 32 bits.
@@ -39,13 +40,13 @@ pub struct PictureFile {
     pub room: BodyRoom,
 }
 
-/// A decoded picture and its share of the pixel budget, given back when dropped.
+/// A decoded picture.
 pub struct DecodedPicture {
-    /// The picture.
+    /// The picture, which holds its share of the pixel budget: a batch under way may use it longer
+    /// than its request lives.
     pub picture: Arc<Picture>,
     /// How long decoding took.
     pub took: Duration,
-    _pixels: OwnedSemaphorePermit,
 }
 
 impl Decoder {
@@ -74,14 +75,25 @@ impl Decoder {
         file: PictureFile,
         deadline: Instant,
     ) -> Result<DecodedPicture, Problem> {
-        let header = probe(&file.bytes, &self.limits)?;
         let _place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
             rejections::refuse(Rejection::DecodingFull, "too many pictures wait to be decoded")
         })?;
+        let (file, header) = self.probe(file).await?;
         let pixels = Arc::clone(&self.pixels).acquire_many_owned(permits(header.pixels()));
         let pixels = self.within(deadline, pixels).await?;
         let worker = self.within(deadline, Arc::clone(&self.workers).acquire_owned()).await?;
         self.decode_now(file, pixels, worker).await
+    }
+
+    /// Reads the header off the threads of connections: that of a JPEG file is checked to the end of
+    /// the file.
+    async fn probe(&self, file: PictureFile) -> Result<(PictureFile, Header), Problem> {
+        let limits = self.limits;
+        off_thread(move || {
+            let header = probe(&file.bytes, &limits)?;
+            Ok((file, header))
+        })
+        .await
     }
 
     /// Everything that decoding takes up goes along with it: it runs to its end even where nobody
@@ -97,8 +109,8 @@ impl Decoder {
             let begun = Instant::now();
             let picture = decode(&file.bytes, &limits);
             drop((file, worker));
-            let (picture, took) = (Arc::new(picture?), begun.elapsed());
-            Ok(DecodedPicture { picture, took, _pixels: pixels })
+            let (picture, took) = (Arc::new(picture?.holding(pixels)), begun.elapsed());
+            Ok(DecodedPicture { picture, took })
         })
         .await
     }
@@ -192,8 +204,18 @@ mod tests {
         let (decoder, bodies) = (Decoder::new(&limits(), 0), bodies());
         let all = decoder.pixels.available_permits();
         let file = large_picture(&bodies).await;
-        let decoding = tokio::time::timeout(Duration::ZERO, decoder.decode(file, in_a_minute()));
-        assert!(decoding.await.is_err(), "a picture of this size is not decoded at once");
+        let taken_up = async {
+            while decoder.pixels.available_permits() == all {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = decoder.decode(file, in_a_minute()) => {
+                panic!("a picture of this size is not decoded at once")
+            }
+            () = taken_up => {}
+        }
         assert!(decoder.pixels.available_permits() < all);
         let given_back = async {
             while decoder.pixels.available_permits() < all {
@@ -201,5 +223,19 @@ mod tests {
             }
         };
         tokio::time::timeout(Duration::from_secs(60), given_back).await.unwrap();
+    }
+
+    /// As a batch does that is under way when its request is given up.
+    #[tokio::test]
+    async fn pixels_are_held_as_long_as_anybody_has_the_picture() {
+        let (decoder, bodies) = (Decoder::new(&limits(), 0), bodies());
+        let all = decoder.pixels.available_permits();
+        let file = large_picture(&bodies).await;
+        let decoded = decoder.decode(file, in_a_minute()).await.ok().unwrap();
+        let picture = Arc::clone(&decoded.picture);
+        drop(decoded);
+        assert_eq!(decoder.pixels.available_permits(), 0);
+        drop(picture);
+        assert_eq!(decoder.pixels.available_permits(), all);
     }
 }

@@ -139,6 +139,7 @@ impl Problem {
             instance: request_id.to_owned(),
             code: self.code,
             retry_after_ms: self.retry_after.map(|wait| wait.as_millis() as u64),
+            error: None,
         }
     }
 
@@ -180,6 +181,17 @@ pub struct ProblemBody {
     /// After how many milliseconds a new attempt makes sense.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u64>,
+    /// What is wrong this time, on the routes of the Open Inference Protocol only: its clients look
+    /// for it here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+impl ProblemBody {
+    /// The same as clients of the Open Inference Protocol read it.
+    pub fn with_error(self) -> Self {
+        Self { error: Some(self.detail.clone()), ..self }
+    }
 }
 
 impl From<PipelineError> for Problem {

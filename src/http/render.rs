@@ -104,7 +104,11 @@ pub fn segments(
     Ok(SegmentResponse { image, masks: masks.collect::<Result<_, Problem>>()? })
 }
 
-fn mask_output(rle: &Rle, format: MaskFormat) -> Result<MaskOutput, Problem> {
+/// A mask as it goes over the wire.
+///
+/// # Errors
+/// `internal` where it cannot be written.
+pub fn mask_output(rle: &Rle, format: MaskFormat) -> Result<MaskOutput, Problem> {
     let size = vec![rle.height(), rle.width()];
     let mut output = MaskOutput { size, counts: None, polygons: None, png: None };
     match format {
@@ -155,12 +159,12 @@ fn milliseconds(duration: Duration) -> f64 {
 }
 
 /// Scores to four places: what lies behind them is noise.
-pub(super) fn score(value: f32) -> f64 {
+pub fn score(value: f32) -> f64 {
     round(f64::from(value), 1e4)
 }
 
 /// Boxes to a hundredth of a pixel.
-fn box_output(bbox: &BoundingBox) -> Vec<f64> {
+pub fn box_output(bbox: &BoundingBox) -> Vec<f64> {
     bbox.to_array().into_iter().map(|edge| round(f64::from(edge), 100.0)).collect()
 }
 

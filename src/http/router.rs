@@ -14,19 +14,28 @@ use utoipa_axum::routes;
 use super::origins::Origins;
 use super::problem::{Code, Problem};
 use super::state::AppState;
-use super::{assets, body, docs, middleware, openapi, operations, segment, smner};
+use super::{
+    assets, body, docs, inference, middleware, openapi, operations, segment, smner, stream,
+};
 
 /// The routes that the OpenAPI document describes.
 pub(super) fn api() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(openapi::ApiHead::openapi())
         .routes(routes!(smner::smner))
         .routes(routes!(smner::smner_batch))
+        .routes(routes!(stream::smner_stream))
         .routes(routes!(segment::segment))
         .routes(routes!(operations::info))
         .routes(routes!(operations::livez))
         .routes(routes!(operations::readyz))
         .routes(routes!(operations::startupz))
         .routes(routes!(operations::metrics))
+        .routes(routes!(inference::live))
+        .routes(routes!(inference::ready))
+        .routes(routes!(inference::server))
+        .routes(routes!(inference::model))
+        .routes(routes!(inference::model_ready))
+        .routes(routes!(inference::infer))
 }
 
 /// Everything that is served.

@@ -13,9 +13,9 @@ use super::parse::{self, ParsedBoxes};
 use super::picture::PictureFile;
 use super::problem::Problem;
 use super::render;
-use super::smner::{let_in, off_thread, ready_for_work};
 use super::state::AppState;
 use super::types::{ImageSize, SegmentBoxesRequest, SegmentOptions, SegmentResponse};
+use super::work::{let_in, off_thread, ready_for_work};
 use crate::pipeline::SegmentRequest;
 
 /// Turn boxes of a picture into masks.

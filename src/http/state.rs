@@ -28,6 +28,9 @@ pub struct HttpOptions {
     pub pixel_budget: u64,
     /// How long a request's body may take to arrive.
     pub body_timeout: Duration,
+    /// A stream of events in which nothing happened for this long carries a comment, so that nobody
+    /// on the way takes its connection for dead.
+    pub keep_alive: Duration,
     /// Origins that browsers may call from.
     pub allowed_origins: Origins,
 }

@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use tokio::time::timeout_at;
 
-use super::recognize::Found;
+use super::progress::Passage;
 use super::stages::Scene;
 use super::{
-    GroundedEntity, Mask, Options, Pipeline, PipelineError, SegmentAnswer, SegmentRequest,
-    SegmentedBox, Task, Timings,
+    Entity, GroundedEntity, Mask, Options, Pipeline, PipelineError, Progress, SegmentAnswer,
+    SegmentRequest, SegmentedBox, Task, Timings,
 };
-use crate::batch::{Reply, RequestContext};
+use crate::batch::RequestContext;
 use crate::mask::Rle;
 use crate::models::{EntailInput, GroundInput, Grounding, MaskPrediction};
 use crate::vision::{BoundingBox, Picture};
@@ -20,55 +20,56 @@ impl Pipeline {
     /// Entails every entity, grounds those that the picture shows, and segments their boxes.
     pub(super) async fn ground(
         &self,
-        found: &mut [Found],
+        entities: &mut [Entity],
         scene: Scene<'_>,
         options: &Options,
-        context: &RequestContext,
-        timings: &mut Timings,
+        passage: &mut Passage<'_>,
     ) -> Result<(), PipelineError> {
-        if options.task == Task::Mner || found.is_empty() {
+        if options.task == Task::Mner || entities.is_empty() {
             return Ok(());
         }
-        let picture = scene.picture;
-        let shown = self.entail(found, picture, options, context, timings).await?;
-        let placed = self.place(found, &shown, picture, context, timings).await?;
-        let boxes: Vec<_> = placed.iter().map(|(_, grounding)| grounding.bbox).collect();
-        let masks = if options.task == Task::Smner && !boxes.is_empty() {
-            let (predictions, rles) = self.segment_boxes(scene, boxes, context, timings).await?;
-            predictions.iter().zip(rles).map(|(p, rle)| Some(rate(p, rle, options))).collect()
-        } else {
-            vec![None; placed.len()]
-        };
-        for ((index, grounding), mask) in placed.into_iter().zip(masks) {
-            let Grounding { bbox, score } = grounding;
-            found[index].entity.grounded = Some(GroundedEntity { bbox, score, mask });
+        let shown = self.entail(entities, scene.picture, options, passage).await?;
+        (passage.observer)(Progress::Entailed { entities, shown: &shown });
+        if shown.is_empty() {
+            return Ok(());
         }
+        self.place(entities, &shown, scene.picture, passage).await?;
+        (passage.observer)(Progress::Grounded { entities, shown: &shown });
+        let mut placed: Vec<_> = entities.iter_mut().filter_map(|e| e.grounded.as_mut()).collect();
+        if options.task == Task::Gmner || placed.is_empty() {
+            return Ok(());
+        }
+        let boxes = placed.iter().map(|grounded| grounded.bbox).collect();
+        let (predictions, rles) = self.segment_boxes(scene, boxes, passage).await?;
+        for (grounded, (prediction, rle)) in placed.iter_mut().zip(predictions.iter().zip(rles)) {
+            grounded.mask = Some(rate(prediction, rle, options));
+        }
+        (passage.observer)(Progress::Segmented(entities));
         Ok(())
     }
 
     /// Writes the entailment scores, and returns the indices of the entities that are shown.
     async fn entail(
         &self,
-        found: &mut [Found],
+        entities: &mut [Entity],
         picture: &Arc<Picture>,
         options: &Options,
-        context: &RequestContext,
-        timings: &mut Timings,
+        passage: &mut Passage<'_>,
     ) -> Result<Vec<usize>, PipelineError> {
-        let questions = found.iter().map(|f| EntailInput {
+        let questions = entities.iter().map(|entity| EntailInput {
             picture: picture.clone(),
-            expression: f.entity.expression.as_str().into(),
+            expression: entity.expression.as_str().into(),
             description: options.image_description.clone(),
         });
-        let replies = self.stages.entailer.submit_all(questions.collect(), context).await?;
-        let (executed, queued) = longest(&replies);
-        timings.entail += executed;
-        timings.queue += queued;
+        let questions = questions.collect();
+        let replies = self.stages.entailer.submit_all(questions, passage.context).await?;
+        let executed = passage.waited(&replies);
+        passage.timings.entail += executed;
         let threshold = options.entailment_threshold.unwrap_or(self.options.entailment_threshold);
         let mut shown = Vec::new();
         for (index, reply) in replies.into_iter().enumerate() {
             let probability = reply.output.probability;
-            found[index].entity.entailment_score = Some(probability);
+            entities[index].entailment_score = Some(probability);
             if probability >= threshold {
                 shown.push(index);
             }
@@ -76,26 +77,28 @@ impl Pipeline {
         Ok(shown)
     }
 
-    /// The boxes of the entities in `shown`; an entity for which the network gave no legal box is
-    /// left out.
+    /// Writes the boxes of the entities in `shown`; an entity for which the network gave no legal
+    /// box is left as it is.
     async fn place(
         &self,
-        found: &[Found],
+        entities: &mut [Entity],
         shown: &[usize],
         picture: &Arc<Picture>,
-        context: &RequestContext,
-        timings: &mut Timings,
-    ) -> Result<Vec<(usize, Grounding)>, PipelineError> {
+        passage: &mut Passage<'_>,
+    ) -> Result<(), PipelineError> {
         let questions = shown.iter().map(|&index| GroundInput {
             picture: picture.clone(),
-            expression: found[index].entity.expression.as_str().into(),
+            expression: entities[index].expression.as_str().into(),
         });
-        let replies = self.stages.grounder.submit_all(questions.collect(), context).await?;
-        let (executed, queued) = longest(&replies);
-        timings.ground += executed;
-        timings.queue += queued;
-        let boxes = shown.iter().zip(replies);
-        Ok(boxes.filter_map(|(&index, reply)| Some((index, reply.output?))).collect())
+        let questions = questions.collect();
+        let replies = self.stages.grounder.submit_all(questions, passage.context).await?;
+        let executed = passage.waited(&replies);
+        passage.timings.ground += executed;
+        for (&index, reply) in shown.iter().zip(replies) {
+            let grounded = |Grounding { bbox, score }| GroundedEntity { bbox, score, mask: None };
+            entities[index].grounded = reply.output.map(grounded);
+        }
+        Ok(())
     }
 
     /// Turns boxes of one picture into masks; called with at least one box.
@@ -103,9 +106,9 @@ impl Pipeline {
         &self,
         scene: Scene<'_>,
         boxes: Vec<BoundingBox>,
-        context: &RequestContext,
-        timings: &mut Timings,
+        passage: &mut Passage<'_>,
     ) -> Result<(Vec<MaskPrediction>, Vec<Rle>), PipelineError> {
+        let Passage { context, timings, .. } = passage;
         let encoded = self.stages.encode(scene, context).await?;
         let reply = self.stages.decode(encoded.output, boxes, context).await?;
         timings.segment += encoded.executed + reply.executed;
@@ -125,14 +128,13 @@ impl Pipeline {
         request: SegmentRequest,
         context: &RequestContext,
     ) -> Result<SegmentAnswer, PipelineError> {
-        let mut timings = Timings::default();
+        let mut passage = Passage { context, observer: &|_| {}, timings: Timings::default() };
         let SegmentRequest { picture, boxes } = request;
         if boxes.is_empty() {
-            return Ok(SegmentAnswer { masks: Vec::new(), timings });
+            return Ok(SegmentAnswer { masks: Vec::new(), timings: passage.timings });
         }
         let scene = Scene { picture: &picture, early: None };
-        let (predictions, rles) =
-            self.segment_boxes(scene, boxes.clone(), context, &mut timings).await?;
+        let (predictions, rles) = self.segment_boxes(scene, boxes.clone(), &mut passage).await?;
         let masks = boxes.into_iter().zip(predictions).zip(rles);
         let masks = masks.map(|((bbox, prediction), rle)| SegmentedBox {
             bbox,
@@ -140,7 +142,7 @@ impl Pipeline {
             score: prediction.predicted_iou,
             stability: prediction.stability,
         });
-        Ok(SegmentAnswer { masks: masks.collect(), timings })
+        Ok(SegmentAnswer { masks: masks.collect(), timings: passage.timings })
     }
 }
 
@@ -171,13 +173,6 @@ async fn upscale(
 fn rate(prediction: &MaskPrediction, rle: Rle, options: &Options) -> Mask {
     let score = prediction.predicted_iou;
     Mask { rle: (score >= options.min_mask_score).then_some(rle), score }
-}
-
-/// Items of one stage run side by side: what a request waited for is the slowest of them.
-fn longest<T>(replies: &[Reply<T>]) -> (std::time::Duration, std::time::Duration) {
-    let executed = replies.iter().map(|reply| reply.executed).max();
-    let queued = replies.iter().map(|reply| reply.queued).max();
-    (executed.unwrap_or_default(), queued.unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -3,11 +3,13 @@
 //!
 //! Every network sits behind a queue of [`crate::batch`]; the pipeline submits a request's items
 //! stage by stage and awaits them, so it reads like the paper's figure 6 and never blocks.
+//! Whoever wants to hear what is known so far brings an [`Observer`].
 
 mod answer;
 mod error;
 mod ground;
 mod prices;
+mod progress;
 mod recognize;
 mod request;
 mod stages;
@@ -20,12 +22,15 @@ pub use answer::{
     Answer, Entity, GroundedEntity, Mask, Provenance, SegmentAnswer, SegmentedBox, Timings,
 };
 pub use error::PipelineError;
+pub use progress::{Observer, Progress};
 pub use request::{GivenEntity, Options, Request, SegmentRequest, Task};
 pub use stages::{PipelineOptions, Roles};
-pub use warmup::{WarmUp, warm_up};
+pub use warmup::{FreshPictures, WarmUp, warm_up};
 
 use crate::batch::{Admission, Health, HealthState, RequestContext};
 use prices::Prices;
+use progress::Passage;
+use recognize::Recognized;
 use stages::{Scene, Stages};
 
 /// The two stages over loaded models. One per process, shared as `Arc<Pipeline>`.
@@ -96,21 +101,34 @@ impl Pipeline {
         request: Request,
         context: &RequestContext,
     ) -> Result<Answer, PipelineError> {
-        let mut timings = Timings::default();
+        self.run_observed(request, context, &|_| {}).await
+    }
+
+    /// Answers one post that was admitted, and tells `observer` on the way what is known so far.
+    ///
+    /// # Errors
+    /// See [`PipelineError`]. Dropping the future cancels what is still queued.
+    pub async fn run_observed(
+        &self,
+        request: Request,
+        context: &RequestContext,
+        observer: Observer<'_>,
+    ) -> Result<Answer, PipelineError> {
+        let mut passage = Passage { context, observer, timings: Timings::default() };
         let wants_masks = request.options.task == Task::Smner;
         let picture = request.picture.as_ref();
         // Given up where this request ends before it ran.
         let early =
             picture.filter(|_| wants_masks).and_then(|p| self.stages.encode_early(p, context));
-        let mut found = self.recognize(&request, context, &mut timings).await?;
-        context.charge_more(self.prices.further_entities(&request, found.len()));
+        let Recognized { mut entities, provenance } =
+            self.recognize(&request, &mut passage).await?;
+        observer(Progress::Recognized(&entities));
+        context.charge_more(self.prices.further_entities(&request, entities.len()));
         if let Some(picture) = picture {
             let scene = Scene { picture, early };
-            self.ground(&mut found, scene, &request.options, context, &mut timings).await?;
+            self.ground(&mut entities, scene, &request.options, &mut passage).await?;
         }
-        let provenance = recognize::provenance(&request, &found);
-        let entities = found.into_iter().map(|found| found.entity).collect();
-        Ok(Answer { entities, provenance, timings })
+        Ok(Answer { entities, provenance, timings: passage.timings })
     }
 
     /// What readiness asks.

@@ -2,16 +2,23 @@
 
 use std::sync::Arc;
 
-use super::{Entity, GivenEntity, Pipeline, PipelineError, Provenance, Request, Timings};
-use crate::batch::RequestContext;
+use super::progress::Passage;
+use super::{Entity, GivenEntity, Pipeline, PipelineError, Provenance, Request};
 use crate::models::{CharSpan, ExpandInput, TagInput, TaggedEntity};
 
-/// An entity on its way through the pipeline.
-pub(super) struct Found {
-    /// What is known so far.
-    pub entity: Entity,
+/// What stage 1 finds.
+pub(super) struct Recognized {
+    /// The entities, in the order of the text.
+    pub entities: Vec<Entity>,
+    /// Where the auxiliary words came from.
+    pub provenance: Provenance,
+}
+
+/// One entity of the text.
+struct Found {
+    entity: Entity,
     /// Where its expression came from.
-    pub expression_from: &'static str,
+    expression_from: &'static str,
 }
 
 impl Pipeline {
@@ -19,31 +26,32 @@ impl Pipeline {
     pub(super) async fn recognize(
         &self,
         request: &Request,
-        context: &RequestContext,
-        timings: &mut Timings,
-    ) -> Result<Vec<Found>, PipelineError> {
+        passage: &mut Passage<'_>,
+    ) -> Result<Recognized, PipelineError> {
         let words = TextByChars::new(&request.text);
-        let found = match &request.options.entities {
+        let found: Vec<_> = match &request.options.entities {
             Some(given) => given.iter().map(|entity| self.adopt(entity, request, &words)).collect(),
             None => {
-                let tagged = self.tag(request, context, timings).await?;
+                let tagged = self.tag(request, passage).await?;
                 tagged.into_iter().map(|entity| self.expand(entity, request, &words)).collect()
             }
         };
-        self.refuse_too_many(found)
+        self.refuse_too_many(found.len())?;
+        let provenance = provenance(request, &found);
+        let entities = found.into_iter().map(|found| found.entity).collect();
+        Ok(Recognized { entities, provenance })
     }
 
     async fn tag(
         &self,
         request: &Request,
-        context: &RequestContext,
-        timings: &mut Timings,
+        passage: &mut Passage<'_>,
     ) -> Result<Vec<TaggedEntity>, PipelineError> {
         let input =
             TagInput { text: request.text.clone(), knowledge: request.options.knowledge.clone() };
-        let reply = self.stages.tagger.submit(input, context).await?;
-        timings.recognize += reply.executed;
-        timings.queue += reply.queued;
+        let reply = self.stages.tagger.submit(input, passage.context).await?;
+        passage.timings.recognize += reply.executed;
+        passage.timings.queue += reply.queued;
         Ok(reply.output)
     }
 
@@ -83,12 +91,12 @@ impl Pipeline {
         found
     }
 
-    fn refuse_too_many(&self, found: Vec<Found>) -> Result<Vec<Found>, PipelineError> {
+    fn refuse_too_many(&self, found: usize) -> Result<(), PipelineError> {
         let limit = self.options.max_entities;
-        if found.len() > limit {
-            return Err(PipelineError::TooManyEntities { found: found.len(), limit });
+        if found > limit {
+            return Err(PipelineError::TooManyEntities { found, limit });
         }
-        Ok(found)
+        Ok(())
     }
 }
 
@@ -100,7 +108,7 @@ fn referring_expression(input: &ExpandInput, expansion: &str) -> String {
 
 /// Where the auxiliary words of this answer came from. Entities may differ in where their
 /// expression came from: the weakest source among them is reported.
-pub(super) fn provenance(request: &Request, found: &[Found]) -> Provenance {
+fn provenance(request: &Request, found: &[Found]) -> Provenance {
     let given = |words: &Option<Arc<str>>| if words.is_some() { "caller" } else { "none" };
     let from = |source: &str| found.iter().any(|f| f.expression_from == source);
     let expression = ["type", "fine_type", "caller"].into_iter().find(|&source| from(source));

@@ -104,19 +104,24 @@ impl Round {
 }
 
 /// Pictures with some structure in them, told apart by a number in their first pixels.
-struct FreshPictures {
+pub struct FreshPictures {
     gradient: Vec<u8>,
     made: u32,
 }
 
 impl FreshPictures {
-    fn new() -> Self {
+    /// None made yet.
+    pub fn new() -> Self {
         let pixel = |x: u32, y: u32| [(x * 255 / WIDTH) as u8, (y * 255 / HEIGHT) as u8, 128];
         let gradient = (0..HEIGHT).flat_map(|y| (0..WIDTH).flat_map(move |x| pixel(x, y)));
         Self { gradient: gradient.collect(), made: 0 }
     }
 
-    fn take(&mut self, count: usize) -> Result<Vec<Arc<Picture>>, ModelError> {
+    /// So many new pictures.
+    ///
+    /// # Errors
+    /// Never: the size is a constant that is legal.
+    pub fn take(&mut self, count: usize) -> Result<Vec<Arc<Picture>>, ModelError> {
         (0..count).map(|_| self.next()).collect()
     }
 

@@ -120,7 +120,7 @@ fn decode_pixels(bytes: &[u8], header: &Header) -> image::ImageResult<DynamicIma
     let mut reader = ImageReader::with_format(Cursor::new(header.own_bytes(bytes)), format);
     reader.limits(decoder_limits(bytes.len(), header));
     let mut decoder = reader.into_decoder()?;
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let orientation = orientation(&mut decoder);
     if decoder.dimensions() != (header.width, header.height) {
         let kind = image::error::LimitErrorKind::DimensionError;
         return Err(image::ImageError::Limits(image::error::LimitError::from_kind(kind)));
@@ -128,6 +128,15 @@ fn decode_pixels(bytes: &[u8], header: &Header) -> image::ImageResult<DynamicIma
     let mut upright = flatten(DynamicImage::from_decoder(decoder)?);
     upright.apply_orientation(orientation);
     Ok(upright)
+}
+
+/// The orientation in a file's Exif data. JPEG keeps that behind a mark of six bytes, and some
+/// programs write the mark into PNG and WebP files, too, where it does not belong.
+fn orientation(decoder: &mut impl ImageDecoder) -> Orientation {
+    const JPEGS_MARK: &[u8] = b"Exif\0\0";
+    let exif = decoder.exif_metadata().ok().flatten();
+    let tiff = exif.as_deref().map(|exif| exif.strip_prefix(JPEGS_MARK).unwrap_or(exif));
+    tiff.and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms)
 }
 
 /// Bounds on what a decoder allocates beside the picture itself: metadata, which cannot be longer
@@ -236,23 +245,33 @@ mod tests {
         }
     }
 
-    /// A frame may lie on a small canvas and be huge itself.
+    /// A whole frame of this side on a canvas of 4 × 4.
+    fn frame_on_a_small_canvas(side: u32) -> Vec<u8> {
+        let mut gif = Cursor::new(Vec::new());
+        image::RgbImage::new(side, side).write_to(&mut gif, ImageFormat::Gif).unwrap();
+        let mut gif = gif.into_inner();
+        gif[6..10].copy_from_slice(&[4, 0, 4, 0]);
+        gif
+    }
+
+    /// A frame may lie on a small canvas and be huge itself. Nothing is wrong with either file but
+    /// the room that the frame takes.
     #[test]
-    fn a_gif_frame_beyond_the_canvas_is_refused() {
-        let mut gif = encoded(4, 4, ImageFormat::Gif);
-        // The image descriptor: a comma, left, top, width, height.
-        let descriptor = [b',', 0, 0, 0, 0, 4, 0, 4, 0];
-        let start = gif.windows(9).position(|window| window == descriptor).unwrap();
-        gif[start + 5..start + 9].copy_from_slice(&[0xff; 4]);
-        assert!(matches!(decode(&gif, &LIMITS), Err(DecodeError::Undecodable(_))));
+    fn a_gif_frame_far_beyond_the_canvas_is_refused() {
+        let limits = DecodeLimits { max_bytes: 1 << 20, ..LIMITS };
+        let small = decode(&frame_on_a_small_canvas(8), &limits).unwrap();
+        assert_eq!((small.width(), small.height()), (4, 4));
+        let huge = decode(&frame_on_a_small_canvas(3000), &limits);
+        assert!(matches!(huge, Err(DecodeError::Undecodable(_))), "{huge:?}");
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
-        /// Files cut off or damaged anywhere give a picture within the limits or an error.
+        /// Files cut off or damaged anywhere give a picture of the size that passed the limits, or
+        /// an error; no decoder panics.
         #[test]
-        fn damaged_files_never_panic(
+        fn damaged_files_are_as_large_as_their_headers_say_or_refused(
             format in 0usize..4,
             damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
             length in any::<prop::sample::Index>(),
@@ -265,8 +284,14 @@ mod tests {
                 let index = index.index(bytes.len());
                 bytes[index] = value;
             }
-            if let Ok(picture) = decode(&bytes, &LIMITS) {
-                prop_assert!(picture.width().max(picture.height()) <= LIMITS.max_side);
+            match (probe(&bytes, &LIMITS), decode(&bytes, &LIMITS)) {
+                (Ok(header), Ok(picture)) => {
+                    let (width, height) = (picture.width(), picture.height());
+                    let stored = (header.width, header.height);
+                    prop_assert!(stored == (width, height) || stored == (height, width));
+                }
+                (Ok(_), Err(error)) => prop_assert!(!error.to_string().contains("panicked")),
+                (Err(header), decoded) => prop_assert_eq!(decoded.unwrap_err(), header),
             }
         }
     }

@@ -1,5 +1,6 @@
 //! A decoded picture.
 
+use std::any::Any;
 use std::fmt;
 
 use sha2::{Digest, Sha256};
@@ -24,6 +25,7 @@ pub struct Picture {
     height: u32,
     rgb: Vec<u8>,
     digest: PictureDigest,
+    _held: Option<Box<dyn Any + Send + Sync>>,
 }
 
 /// Pixels that do not make a picture of the stated size.
@@ -53,7 +55,13 @@ impl Picture {
         hash.update(height.to_le_bytes());
         hash.update(&rgb);
         let digest = PictureDigest(hash.finalize().into());
-        Ok(Self { width, height, rgb, digest })
+        Ok(Self { width, height, rgb, digest, _held: None })
+    }
+
+    /// Keeps `held` until the picture is dropped, by whoever is the last to use it: its share of a
+    /// budget of memory, say.
+    pub fn holding(self, held: impl Any + Send + Sync) -> Self {
+        Self { _held: Some(Box::new(held)), ..self }
     }
 
     /// Width in pixels.

@@ -14,9 +14,9 @@ export async function toPng(page, file) {
   return Buffer.from(url.slice(url.indexOf(",") + 1), "base64");
 }
 
-/** The canvas: its size and its pixels, four bytes each. */
-export async function pixelsOf(page) {
-  return page.locator("#canvas").evaluate((canvas) => {
+/** A canvas: its size and its pixels, four bytes each. */
+export async function pixelsOf(page, selector) {
+  return page.locator(selector).evaluate((canvas) => {
     const { width, height } = canvas;
     const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
     return { width, height, data: [...data] };
@@ -31,31 +31,23 @@ export function changedPixels(one, other) {
 }
 
 function differs(one, other, at) {
-  return [0, 1, 2].some((channel) => one.data[at + channel] !== other.data[at + channel]);
+  return [0, 1, 2, 3].some((channel) => one.data[at + channel] !== other.data[at + channel]);
 }
 
-/** Box lines and the label's letters have this much room around them, in pixels. */
-const LINE = 4;
-const LABEL = 20;
-
 /**
- * The share of pixels that were painted over where the entity's mask has them, and left alone
- * elsewhere; box lines and label, which hide what is below, do not count.
+ * The share of the layer's pixels that are painted where the entity's mask has them, and clear
+ * elsewhere.
  */
-export function overlayAgreement(plain, drawn, { box: [x1, y1, x2, y2], mask }) {
+export function overlayAgreement(layer, { mask }) {
   const inside = insideOf(mask);
-  const near = (value, line) => Math.abs(value - line) < LINE;
   let agreeing = 0;
-  let all = 0;
-  for (let y = Math.ceil(Math.max(y1, LABEL)); y < plain.height; y += 1) {
-    for (let x = 0; x < plain.width; x += 1) {
-      if (near(x, x1) || near(x, x2) || near(y, y1) || near(y, y2)) continue;
-      const painted = differs(plain, drawn, (y * plain.width + x) * 4);
-      agreeing += painted === inside[x * plain.height + y] ? 1 : 0;
-      all += 1;
+  for (let y = 0; y < layer.height; y += 1) {
+    for (let x = 0; x < layer.width; x += 1) {
+      const isPainted = layer.data[(y * layer.width + x) * 4 + 3] > 0;
+      agreeing += isPainted === inside[x * layer.height + y] ? 1 : 0;
     }
   }
-  return agreeing / all;
+  return agreeing / (layer.width * layer.height);
 }
 
 /** A mask's pixels, column by column, from its plain run lengths. */
@@ -68,7 +60,7 @@ export async function contrast(page, selector) {
   const { ink, ground } = await page.locator(selector).first().evaluate((element) => {
     const ground = (from) => getComputedStyle(from).backgroundColor;
     let behind = element;
-    while (behind !== document.body && /, 0\)$/.test(ground(behind))) behind = behind.parentElement;
+    while (behind !== document.body && /^rgba.*, 0\)$/.test(ground(behind))) behind = behind.parentElement;
     return { ink: getComputedStyle(element).color, ground: ground(behind) };
   });
   const [darker, lighter] = [luminance(ink), luminance(ground)].sort((a, b) => a - b);

@@ -17,6 +17,8 @@ export async function startServer() {
   const flags = ["serve", "--host", "127.0.0.1", "--port", "0", "--device", "cpu", "--log", "warn"];
   // Warming up runs the largest batch, which takes unoptimised code half a minute.
   flags.push("--max-batch", "4");
+  // By itself it takes on only as much as it saw itself do while it warmed up.
+  flags.push("--max-inflight-gmac", "1000000");
   const child = spawn(PROGRAM, flags, { cwd: ROOT, stdio: ["ignore", "pipe", "inherit"] });
   const ended = new Promise((resolve) => child.once("close", resolve));
   const stop = async () => {

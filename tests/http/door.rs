@@ -40,6 +40,7 @@ fn http_options() -> HttpOptions {
         limits: limits(),
         pixel_budget: 100_000,
         body_timeout: Duration::from_secs(30),
+        keep_alive: Duration::from_millis(5),
         allowed_origins: Origins::Own,
     }
 }

@@ -6,6 +6,8 @@ mod door;
 
 mod answers;
 mod errors;
+mod inference;
 mod life;
 mod openapi;
 mod sockets;
+mod stream;

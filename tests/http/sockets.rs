@@ -18,16 +18,16 @@ use crate::common;
 use crate::door::{Door, GatedTagger};
 
 /// Far longer than anything here takes: only a hang reaches it.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
-struct Running {
-    address: SocketAddr,
+pub struct Running {
+    pub address: SocketAddr,
     stop: oneshot::Sender<()>,
     done: JoinHandle<Drained>,
 }
 
 impl Running {
-    async fn start(door: &Door) -> Self {
+    pub async fn start(door: &Door) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -38,11 +38,11 @@ impl Running {
         Self { address, stop, done }
     }
 
-    fn url(&self, path: &str) -> String {
+    pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    async fn stop(self) -> Drained {
+    pub async fn stop(self) -> Drained {
         self.stop.send(()).unwrap();
         self.done.await.unwrap()
     }
@@ -60,7 +60,7 @@ async fn whoever_sends_too_much_reads_the_answer() {
     let server = Running::start(&door).await;
     let client = Client::new();
     let large = vec![b'x'; 30_000_000];
-    for path in ["/v1/smner", "/v1/segment", "/v1/smner:batch"] {
+    for path in ["/v1/smner", "/v1/smner:stream", "/v1/segment", "/v1/smner:batch"] {
         let request = client.post(server.url(path)).header("content-type", "application/json");
         let response = request.body(large.clone()).send().await.unwrap();
         assert_problem(response, StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large").await;
@@ -165,7 +165,7 @@ async fn answer(mut stream: TcpStream) -> String {
 }
 
 /// Waits until the pipeline is full, or no longer is.
-async fn until_full(pipeline: &Pipeline, full: bool) {
+pub async fn until_full(pipeline: &Pipeline, full: bool) {
     let waiting = async {
         while pipeline.refuse_when_full().is_err() != full {
             tokio::time::sleep(Duration::from_millis(1)).await;

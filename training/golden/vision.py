@@ -11,6 +11,8 @@ RGB pixels that Pillow reads from them).
 
 import io
 import pathlib
+import struct
+import zlib
 
 import numpy as np
 import PIL
@@ -69,6 +71,79 @@ def saved(picture, format, **options):
     return file.getvalue()
 
 
+def ycck(picture):
+    """A JPEG whose four channels are YCbCr and black, as Adobe's programs write them. Pillow writes
+    CMYK only, inverted: so the channels are put where it looks for inverted ink, and the mark that
+    says what they mean (APP14, the transform) is changed."""
+    ink = picture.convert("CMYK").split()
+    black = ink[0].point(lambda value: value // 2)
+    inverted = [band.point(lambda value: 255 - value) for band in ink[:3]]
+    luma = Image.merge("RGB", inverted).convert("YCbCr").split()
+    stored = [band.point(lambda value: 255 - value) for band in luma] + [black]
+    file = bytearray(saved(Image.merge("CMYK", stored), "JPEG", quality=95))
+    transform = file.index(b"Adobe") + 11
+    assert file[transform] == 0
+    file[transform] = 2
+    return bytes(file)
+
+
+def png(size, depth, colour, scanlines, interlaced=False):
+    """A PNG file from its filtered scanlines."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, int(interlaced))
+    image = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(scanlines, 9))
+    return b"\x89PNG\r\n\x1a\n" + image + chunk(b"IEND", b"")
+
+
+ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+
+
+def interlaced(picture):
+    """Adam7, which Pillow reads but does not write."""
+    pixels = np.asarray(picture)
+    passes = [pixels[y::down, x::right] for x, y, right, down in ADAM7]
+    lines = b"".join(b"\0" + line.tobytes() for part in passes for line in part)
+    return png(picture.size, 8, 2, lines, interlaced=True)
+
+
+def deep_rgb(size):
+    width, height = size
+    values = np.linspace(0, 65535, width * height * 3).astype(">u2").reshape(height, width * 3)
+    return png(size, 16, 2, b"".join(b"\0" + line.tobytes() for line in values))
+
+
+def on_a_larger_screen(gif, size, place):
+    """The same frame at some place of a larger logical screen."""
+    frame = struct.unpack("<HH", gif[6:10])
+    file = bytearray(gif)
+    file[6:10] = struct.pack("<HH", *size)
+    descriptor = gif.index(b"," + struct.pack("<HHHH", 0, 0, *frame))
+    file[descriptor + 1 : descriptor + 5] = struct.pack("<HH", *place)
+    return bytes(file)
+
+
+def webp_frame_on_a_canvas(picture, size, place):
+    """An animation of one frame that covers a part of the canvas; even places only."""
+
+    def chunk(kind, data):
+        return kind + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
+
+    def wide(value):
+        return struct.pack("<I", value)[:3]
+
+    still = saved(picture, "WEBP", lossless=True)
+    assert still[12:16] == b"VP8L"
+    width, height = picture.size
+    frame = wide(place[0] // 2) + wide(place[1] // 2) + wide(width - 1) + wide(height - 1)
+    frame += wide(100) + b"\0" + still[12:]
+    canvas = b"\x12\0\0\0" + wide(size[0] - 1) + wide(size[1] - 1)
+    chunks = chunk(b"VP8X", canvas) + chunk(b"ANIM", bytes(6)) + chunk(b"ANMF", frame)
+    return chunk(b"RIFF", b"WEBP" + chunks)
+
+
 def files():
     rgb = scene()
     alpha = Image.fromarray(np.linspace(0, 255, rgb.width * rgb.height).astype(np.uint8).reshape(rgb.height, rgb.width))
@@ -101,6 +176,25 @@ def files():
     yield "gif-still", saved(palette, "GIF")
     yield "gif-transparent", saved(see_through, "GIF", transparency=7)
     yield "gif-animated", saved(palette, "GIF", save_all=True, append_images=[second])
+    yield "jpeg-ycck", ycck(rgb)
+    yield "png-adam7", interlaced(rgb)
+    yield "png-rgb_16", deep_rgb(rgb.size)
+    corner = rgb.getpixel((0, 0))
+    yield "png-rgb_key", saved(rgb, "PNG", transparency=corner)
+    yield "png-grey_key", saved(grey, "PNG", transparency=grey.getpixel((9, 9)))
+    small = scene(20, 13)
+    still = saved(small.quantize(64), "GIF", transparency=7)
+    yield "gif-part", on_a_larger_screen(still, rgb.size, (6, 8))
+    yield "webp-part", webp_frame_on_a_canvas(small, rgb.size, (6, 8))
+    # The mark before Exif data belongs into JPEG files only; here it stands in others.
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    marked = b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0")
+    yield "webp-orientation_marked", saved(rgb, "WEBP", lossless=True, exif=marked)
+    bare = saved(rgb, "PNG")
+    chunk = b"eXIf" + marked
+    chunk = struct.pack(">I", len(marked)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    yield "png-orientation_marked", bare[:33] + chunk + bare[33:]
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = orientation

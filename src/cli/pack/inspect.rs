@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::PackArgs;
 use crate::cli::device::DtypeName;
+use crate::cli::output::say;
 use crate::pack::{self, FileEntry, Manifest, MemoryPlan, PackError, WeightSummary};
 
 /// Which pack, and how much of it.
@@ -55,18 +56,17 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
             "directory": directory, "pulled": pulled, "manifest": manifest,
             "weights": weights.collect::<Vec<_>>(), "memory": memory.collect::<Map<_, _>>(),
         });
-        println!("{}", serde_json::to_string_pretty(&shown)?);
-        return Ok(());
+        return say!("{}", serde_json::to_string_pretty(&shown)?);
     }
-    show(&directory, &manifest);
+    show(&directory, &manifest)?;
     if !pulled {
-        show_sources(&manifest);
+        show_sources(&manifest)?;
     }
     for (file, weights) in &weights {
-        show_weights(file, weights, args.tensors);
+        show_weights(file, weights, args.tensors)?;
     }
     for (dtype, plan) in &plans {
-        show_plan(dtype, plan);
+        show_plan(dtype, plan)?;
     }
     Ok(())
 }
@@ -94,46 +94,48 @@ fn as_json(file: &FileEntry, weights: &WeightSummary, tensors: bool) -> Value {
     shown
 }
 
-fn show(directory: &Path, manifest: &Manifest) {
-    println!("pack      {} {} ({})", manifest.name, manifest.version, manifest.licence);
-    println!("directory {}", directory.display());
+fn show(directory: &Path, manifest: &Manifest) -> anyhow::Result<()> {
+    say!("pack      {} {} ({})", manifest.name, manifest.version, manifest.licence)?;
+    say!("directory {}", directory.display())?;
     for (role, entry) in manifest.roles() {
-        println!("{role:<9} {} in {}", entry.architecture, entry.path.display());
+        say!("{role:<9} {} in {}", entry.architecture, entry.path.display())?;
     }
-    println!("expander  {}", manifest.expander.architecture);
+    say!("expander  {}", manifest.expander.architecture)
 }
 
-fn show_sources(manifest: &Manifest) {
-    println!("not here  `riveg pack pull {}` brings", manifest.name);
+fn show_sources(manifest: &Manifest) -> anyhow::Result<()> {
+    say!("not here  `riveg pack pull {}` brings", manifest.name)?;
     for file in &manifest.files {
         let from = match (&file.source, &file.note) {
             (Some(source), _) => source.to_string(),
             (None, Some(note)) => note.clone(),
             (None, None) => "beside the manifest".to_owned(),
         };
-        println!("          {:<28} {from}", file.path);
+        say!("          {:<28} {from}", file.path)?;
     }
+    Ok(())
 }
 
-fn show_weights(file: &FileEntry, weights: &WeightSummary, tensors: bool) {
-    println!(
+fn show_weights(file: &FileEntry, weights: &WeightSummary, tensors: bool) -> anyhow::Result<()> {
+    say!(
         "weights   {}: {} tensors, {:.2} M parameters as {}, {:.1} MB on disk",
         file.path,
         weights.tensors.len(),
         weights.parameters as f64 / 1e6,
         weights.dtypes().join(", "),
         file.bytes.unwrap_or_default() as f64 / 1e6
-    );
+    )?;
     for tensor in weights.tensors.iter().filter(|_| tensors) {
-        println!("          {} {:?} {}", tensor.name, tensor.shape, tensor.dtype);
+        say!("          {} {:?} {}", tensor.name, tensor.shape, tensor.dtype)?;
     }
+    Ok(())
 }
 
-fn show_plan(dtype: &str, plan: &MemoryPlan) {
+fn show_plan(dtype: &str, plan: &MemoryPlan) -> anyhow::Result<()> {
     let megabytes = |bytes: u64| bytes as f64 / 1e6;
-    println!(
+    say!(
         "memory    --dtype {dtype:<5}{:>9.1} MB of weights, about {:.0} MB in all",
         megabytes(plan.weights),
         megabytes(plan.total())
-    );
+    )
 }

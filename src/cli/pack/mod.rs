@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 
 use super::environment::Environment;
+use super::output::say;
 use crate::pack::{self, Cache, FileState, Manifest};
 
 /// Gets packs and looks into them.
@@ -93,7 +94,7 @@ fn verify(args: &PackArgs) -> anyhow::Result<()> {
     let manifest = Manifest::read(&directory)?;
     let reports = pack::verify(&directory, &manifest)?;
     for report in &reports {
-        println!("{:<40} {}", report.path, report.state);
+        say!("{:<40} {}", report.path, report.state)?;
     }
     let bad = reports.iter().filter(|report| report.state != FileState::Good).count();
     if bad > 0 {
@@ -105,7 +106,7 @@ fn verify(args: &PackArgs) -> anyhow::Result<()> {
 fn lock(args: &PackArgs) -> anyhow::Result<()> {
     for file in pack::lock(&args.directory()?)? {
         let sha256 = file.sha256.unwrap_or_default();
-        println!("{sha256}  {:>10}  {}", file.bytes.unwrap_or_default(), file.path);
+        say!("{sha256}  {:>10}  {}", file.bytes.unwrap_or_default(), file.path)?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::PackArgs;
 use crate::cli::environment::Environment;
+use crate::cli::output::say;
 use crate::pack::{self, PullObserver, PullOptions, Token};
 
 /// Where the hub is unless somebody says otherwise.
@@ -53,8 +54,7 @@ pub fn run(args: &PullArgs) -> anyhow::Result<()> {
     let bar = Bar::new();
     let folder = pack::pull(&args.pack.source()?, &options, &bar)?;
     drop(bar);
-    println!("{}", folder.display());
-    Ok(())
+    say!("{}", folder.display())
 }
 
 /// One bar, for the file in hand.

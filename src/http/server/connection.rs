@@ -1,6 +1,7 @@
 //! One connection from its first byte to its end.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -14,6 +15,9 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::patient::PatientStream;
+
+/// How long a drain waits for the first request of a connection that is there already.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
 
 /// An open connection, and what it needs.
 pub(super) struct Connection {
@@ -30,10 +34,11 @@ impl Connection {
     /// Serves the connection to its end.
     pub(super) async fn hold(mut self) {
         let usage = watch::Sender::new(Usage::default());
-        let used = usage.subscribe();
+        let (used, mut asked) = (usage.subscribe(), usage.subscribe());
         let app = TowerToHyperService::new(self.app);
-        let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let running = Running::begin(&usage, request.version());
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            let running = Busy::begin(&usage, request.version());
+            request.extensions_mut().insert(running.clone());
             let answer = app.call(request);
             async move {
                 let answer = answer.await;
@@ -55,6 +60,14 @@ impl Connection {
             }
             () = idle(used, self.idle_timeout) => Some(self.idle_timeout),
         };
+        if left.is_none() && !asked.borrow().asked {
+            // Its first request may be on its way: it came before the door was closed.
+            tokio::select! {
+                ended = connection.as_mut() => return log_end(ended),
+                _ = asked.wait_for(|usage| usage.asked) => {}
+                () = sleep(FIRST_REQUEST.min(self.header_timeout)) => {}
+            }
+        }
         connection.as_mut().graceful_shutdown();
         match left {
             None => log_end(connection.await),
@@ -80,23 +93,30 @@ struct Usage {
     asked: bool,
     /// Whether it speaks HTTP/2, in which hyper has no timeout for idle connections of its own.
     http2: bool,
-    /// Requests that have no answer yet.
+    /// Requests that are being worked on.
     running: usize,
 }
 
-/// A request without an answer; over when dropped.
-struct Running(watch::Sender<Usage>);
+/// Keeps a connection from counting as idle until its last clone is dropped. In the extensions of
+/// every request, for handlers whose work goes on behind the head of their answer.
+#[derive(Clone)]
+pub struct Busy {
+    _running: Arc<Running>,
+}
 
-impl Running {
+impl Busy {
     fn begin(usage: &watch::Sender<Usage>, version: Version) -> Self {
         usage.send_modify(|usage| {
             usage.asked = true;
             usage.http2 = version == Version::HTTP_2;
             usage.running += 1;
         });
-        Self(usage.clone())
+        Self { _running: Arc::new(Running(usage.clone())) }
     }
 }
+
+/// A request that is being worked on; over when dropped.
+struct Running(watch::Sender<Usage>);
 
 impl Drop for Running {
     fn drop(&mut self) {

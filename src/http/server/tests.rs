@@ -1,5 +1,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use axum::Extension;
+use axum::body::Body;
 use axum::routing::get;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, oneshot};
@@ -159,6 +161,29 @@ async fn an_http2_connection_with_a_request_is_not_idle() {
     server.stop().await;
 }
 
+/// The head of the answer comes at once, its end when the work is done.
+#[tokio::test]
+async fn an_http2_connection_whose_work_goes_on_behind_the_head_is_not_idle() {
+    let release = Arc::new(Notify::new());
+    let gate = Arc::clone(&release);
+    let handler = move |Extension(busy): Extension<Busy>| async move {
+        Body::from_stream(futures_util::stream::once(async move {
+            gate.notified().await;
+            drop(busy);
+            Ok::<_, io::Error>("finished")
+        }))
+    };
+    let options = ServerOptions { idle_timeout: Duration::from_millis(20), ..Default::default() };
+    let server = Running::start(Router::new().route("/told", get(handler)), options).await;
+    let mut stream = server.connect().await;
+    stream.write_all(&http2_request("/told")).await.unwrap();
+    sleep(Duration::from_millis(200)).await;
+    release.notify_one();
+    let seen = ping_until_closed(&mut stream).await;
+    assert!(seen.windows(8).any(|part| part == b"finished"));
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn whoever_does_not_read_loses_the_connection() {
     let large = axum::body::Bytes::from(vec![b'x'; 64 << 20]);
@@ -225,6 +250,24 @@ async fn requests_in_flight_finish_during_the_drain_and_newcomers_are_heard() {
     assert_eq!(timeout(PATIENCE, done).await.unwrap().unwrap(), Drained { cut: 0 });
     assert_eq!(read_until(&mut newcomer, "").await, "");
     assert!(TcpStream::connect(address).await.is_err());
+}
+
+/// Closed at once, it would look to its client like a server that broke down.
+#[tokio::test]
+async fn a_connection_from_before_the_drain_may_send_its_first_request() {
+    let server = Running::start(hello(), ServerOptions::default()).await;
+    let mut fresh = server.connect().await;
+    // Connections are taken in order, so when this one is answered the first is taken, too.
+    let mut kept = server.ask("/").await;
+    read_until(&mut kept, "hello").await;
+    let Running { stop, done, .. } = server;
+    stop.send(()).unwrap();
+    // An idle connection is closed when the drain begins.
+    assert_eq!(read_until(&mut kept, "").await, "");
+    fresh.write_all(b"GET / HTTP/1.1\r\nhost: riveg\r\n\r\n").await.unwrap();
+    let answer = read_until(&mut fresh, "").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer:?}");
+    assert_eq!(timeout(PATIENCE, done).await.unwrap().unwrap(), Drained { cut: 0 });
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod attention;
 mod depthwise;
 mod gemm;
 mod linear;
+mod memory_pool;
 mod norm;
 mod simd;
 mod softmax;
@@ -16,8 +17,8 @@ mod softmax;
 pub use activation::{Activation, bias_activate, clamp, relu};
 pub use attention::{RelativePositions, Scores, attend, attends_by_tiles};
 pub use depthwise::Depthwise;
-pub use gemm::Storage;
 pub use linear::{Linear, activation_type};
+pub use memory_pool::keep_freed_memory;
 pub use norm::LayerNorm;
 pub use softmax::softmax_f32;
 
