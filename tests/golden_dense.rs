@@ -123,6 +123,7 @@ fn maps_are_pytorchs() {
     let tokenizer = ExpressionTokenizer::open(&folder(), &config()).unwrap();
     let tensors = tensors();
     let pixels = Tensor::cat(&[&tensors["0.pixels"], &tensors["1.pixels"]], 0).unwrap();
+    let pixels = pixels.permute((0, 2, 3, 1)).unwrap();
     for (k, scene) in network.look(&pixels).unwrap().iter().enumerate() {
         close(&values(&scene.cells), &values(&tensors[&format!("{k}.cells")]), "cells");
         for (row, case) in cases().tokens.iter().enumerate() {

@@ -67,7 +67,12 @@ impl Case {
     }
 
     fn image(&self) -> Tensor {
-        self.network.encoder().image_tokens(&self.golden["pixels"]).unwrap()
+        self.network.encoder().image_tokens(&self.pixels()).unwrap()
+    }
+
+    /// `[batch, side, side, 3]`; PyTorch has the channels first.
+    fn pixels(&self) -> Tensor {
+        self.golden["pixels"].permute((0, 2, 3, 1)).unwrap()
     }
 }
 
@@ -89,7 +94,8 @@ fn assert_close(what: &str, actual: &Tensor, expected: &Tensor) {
 fn the_trunk() {
     for name in NETWORKS {
         let case = Case::open(name);
-        let features = case.network.encoder().trunk_features(&case.golden["pixels"]).unwrap();
+        let features = case.network.encoder().trunk_features(&case.pixels()).unwrap();
+        let features = features.permute((0, 3, 1, 2)).unwrap();
         assert_close(&format!("{name}: trunk"), &features, &case.golden["trunk"]);
     }
 }
@@ -404,7 +410,7 @@ fn half_precision_stays_near() {
     let case = Case::open("fairseq");
     let weights = Weights::open(&folder("fairseq"), DType::F16, &Device::Cpu).unwrap();
     let network = Ofa::new(&case.config.network(), case.config.grid(), weights.builder).unwrap();
-    let pixels = case.golden["pixels"].to_dtype(DType::F16).unwrap();
+    let pixels = case.pixels().to_dtype(DType::F16).unwrap();
     let image = network.encoder().image_tokens(&pixels).unwrap();
     let encoded = network.encoder().forward(&image, &case.batch(&case.texts(0))).unwrap();
     let prompts = case.batch(&case.texts(1));

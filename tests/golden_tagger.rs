@@ -1,4 +1,4 @@
-//! The tagger against transformers and pytorch-crf on small random weights
+//! The tagger against transformers, with and without pytorch-crf, on small random weights
 //! (`training/golden/tagger.py`).
 
 use std::path::{Path, PathBuf};
@@ -75,10 +75,16 @@ fn assert_close(found: f64, expected: f64, what: &str) {
 }
 
 const BOTH: [&str; 2] = ["bert", "xlm_roberta"];
+/// As transformers saves token classifiers.
+const TOKENS: [&str; 2] = ["bert_tokens", "xlm_roberta_tokens"];
+
+fn all() -> impl Iterator<Item = &'static str> {
+    BOTH.into_iter().chain(TOKENS)
+}
 
 #[test]
 fn pieces_and_truncation() {
-    for name in BOTH {
+    for name in all() {
         let golden = Golden::open(name);
         let tokenizer = Tokenizer::from_file(golden.dir.join("tokenizer.json")).unwrap();
         let config = Config::read(&golden.dir).unwrap();
@@ -97,7 +103,7 @@ fn pieces_and_truncation() {
 
 #[test]
 fn emissions_and_paths_in_one_padded_batch_and_alone() {
-    for name in BOTH {
+    for name in all() {
         let golden = Golden::open(name);
         let tagger = golden.tagger();
         let all: Vec<&Case> = golden.cases.iter().collect();
@@ -120,7 +126,7 @@ fn emissions_and_paths_in_one_padded_batch_and_alone() {
 /// it: emissions are not rounded to F16.
 #[test]
 fn half_precision_stays_close() {
-    for name in BOTH {
+    for name in all() {
         let golden = Golden::open(name);
         let tagger = TransformerTagger::load(&golden.dir, &Device::Cpu, DType::F16).unwrap();
         let all: Vec<&Case> = golden.cases.iter().collect();
@@ -289,4 +295,47 @@ fn a_folder_without_weights_is_an_error() {
     }
     let found = TransformerTagger::load(dir.path(), &Device::Cpu, DType::F32);
     assert!(matches!(found, Err(ModelError::Weights(_))));
+}
+
+/// Of a word that is an entity by itself, the score is the softmax of its label, less what neighbours
+/// that carry it on take away; without neighbours of its type, nothing.
+#[test]
+fn scores_without_a_crf_are_softmax() {
+    let golden = Golden::open("bert_tokens");
+    let tagger = golden.tagger();
+    let case = golden.cases.iter().find(|case| case.name == "one word").unwrap();
+    let words = borrow(&case.words);
+    let tagged =
+        tagger.tag_words(&[WordInput { words: &words, knowledge: &[] }]).unwrap().remove(0);
+    let marginal = case.marginals.as_ref().unwrap()[0][case.path[0]];
+    let labels = Config::read(&golden.dir).unwrap().labels;
+    assert_eq!(tagged.len(), usize::from(labels[case.path[0]] != "O"));
+    for entity in tagged {
+        assert_close(entity.score.into(), marginal, "score");
+    }
+}
+
+/// AdaSeq's `output_best`: the encoder's own config.json, and the labels beside it.
+#[test]
+fn the_folder_that_adaseq_writes() {
+    let golden = Golden::open("xlm_roberta");
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, value: &serde_json::Value| {
+        std::fs::write(dir.path().join(name), value.to_string()).unwrap();
+    };
+    let own: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(golden.dir.join("config.json")).unwrap()).unwrap();
+    let names = own["labels"].as_array().unwrap();
+    let ids: serde_json::Map<_, _> =
+        names.iter().enumerate().map(|(id, name)| (id.to_string(), name.clone())).collect();
+    write("config.json", &own["encoder"]);
+    write("configuration.json", &serde_json::json!({"model": {"id_to_label": ids}}));
+    for file in ["model.safetensors", "tokenizer.json"] {
+        std::fs::copy(golden.dir.join(file), dir.path().join(file)).unwrap();
+    }
+    let tagger = TransformerTagger::load(dir.path(), &Device::Cpu, DType::F32).unwrap();
+    let cases: Vec<&Case> = golden.cases.iter().collect();
+    for (case, labelling) in cases.iter().zip(golden.label(&tagger, &cases)) {
+        assert_eq!(labelling.path, case.path, "{}", case.name);
+    }
 }

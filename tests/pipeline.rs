@@ -357,9 +357,9 @@ fn warming_up_shows_no_picture_twice() {
     let witness = Arc::new(Witness::default());
     let roles = Roles { entailer: witness.clone(), grounder: witness.clone(), ..roles() };
     // More than 256 pictures in all.
-    let options = PipelineOptions { max_batch: 70, ..options() };
+    let options = PipelineOptions { max_batch: 130, ..options() };
     warm_up(&roles, &options).unwrap();
     let seen = witness.seen.lock().unwrap();
     let distinct: HashSet<_> = seen.iter().collect();
-    assert_eq!((seen.len(), distinct.len()), (4 * 70, 4 * 70));
+    assert_eq!((seen.len(), distinct.len()), (2 + 260, 2 + 260));
 }

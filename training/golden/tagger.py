@@ -1,9 +1,11 @@
-"""Golden tensors of the tagger: tiny random BERT and XLM-RoBERTa (transformers) with pytorch-crf.
+"""Golden tensors of the tagger: tiny random BERT and XLM-RoBERTa (transformers) with pytorch-crf,
+and transformers' own token classifiers without one.
 
     python training/golden/tagger.py
 
 Writes tests/golden/tagger/{bert,xlm_roberta}: config.json, tokenizer.json, model.safetensors and
-cases.json (pieces, emissions, Viterbi paths, marginals by brute force). Piece assembly is written
+cases.json (pieces, emissions, Viterbi paths, marginals by brute force), and {bert,xlm_roberta}_tokens
+in the layout in which transformers saves them, with logits and the best label of each word. Piece assembly is written
 here again from the fact sheet, independently of the server's code and of the training recipe.
 """
 
@@ -15,13 +17,18 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torchcrf import CRF
-from transformers import BertConfig, BertModel, XLMRobertaConfig, XLMRobertaModel
+from transformers import (
+    BertConfig, BertForTokenClassification, BertModel, XLMRobertaConfig, XLMRobertaForTokenClassification,
+    XLMRobertaModel,
+)
 
 OUT = Path(__file__).resolve().parents[2] / "tests" / "golden" / "tagger"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 BIOES = ["O"] + [f"{p}-{t}" for t in ("LOC", "OTHER", "ORG", "PER") for p in "BIES"]
 BIO = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 COARSE = ["PER", "LOC"]  # in the order in which BIO names them
+# In the order of a public XLM-RoBERTa fine-tuned on CoNLL-2003, where I begins entities, too.
+CONLL = ["B-LOC", "B-MISC", "B-ORG", "I-LOC", "I-MISC", "I-ORG", "I-PER", "O"]
 FINE = ["athlete", "city", "company", "festival", "musician"]
 
 
@@ -199,6 +206,36 @@ def run(encoder, linear, crf, fine, assemble, config):
     return cases
 
 
+@torch.no_grad()
+def build_classifier(name, model, tokenizer, special, seed):
+    """A token classifier as transformers saves it; only what a tagger reads is kept of its files."""
+    folder = OUT / name
+    model.eval()
+    randomise(model.base_model, seed)
+    randomise(model.classifier, seed + 1)
+    model.save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+    offset = model.config.pad_token_id + 1 if model.config.model_type == "xlm-roberta" else 0
+    longest = model.config.max_position_embeddings - offset
+    assemble = Assembly(tokenizer, special, {"max_length": longest})
+    cases = []
+    for title, words, knowledge in inputs():
+        ids, types, firsts, sentence = assemble(words, knowledge)
+        logits = model(input_ids=torch.tensor([ids]), token_type_ids=torch.tensor([types])).logits[0]
+        emissions = logits[firsts[:sentence]]
+        cases.append({
+            "name": title, "words": words, "knowledge": knowledge, "ids": ids, "types": types,
+            "firsts": firsts, "sentence": sentence, "path": emissions.argmax(-1).tolist(),
+            "emissions": [round(x, 6) for x in emissions.flatten().tolist()],
+            "marginals": emissions.double().softmax(-1).tolist(),
+        })
+    (folder / "cases.json").write_text(json.dumps(cases, ensure_ascii=False) + "\n")
+
+
+def named(labels):
+    return {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+
+
 def main():
     size = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
             "intermediate_size": 48}
@@ -221,6 +258,19 @@ def main():
         xlm, ("<s>", "</s>", "<unk>"),
         {"labels": BIOES, "crf_scope": "sequence", "max_length": 32},
         seed=2,
+    )
+    build_classifier(
+        "bert_tokens",
+        BertForTokenClassification(BertConfig(
+            vocab_size=bert.get_vocab_size(), max_position_embeddings=24, **named(BIO), **size)),
+        bert, ("[CLS]", "[SEP]", "[UNK]"), seed=5,
+    )
+    build_classifier(
+        "xlm_roberta_tokens",
+        XLMRobertaForTokenClassification(XLMRobertaConfig(
+            vocab_size=xlm.get_vocab_size(), max_position_embeddings=34, type_vocab_size=1,
+            layer_norm_eps=1e-5, pad_token_id=1, bos_token_id=0, eos_token_id=2, **named(CONLL), **size)),
+        xlm, ("<s>", "</s>", "<unk>"), seed=6,
     )
 
 

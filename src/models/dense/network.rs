@@ -74,7 +74,7 @@ impl Dense {
         })
     }
 
-    /// Pictures `[batch, 3, side, side]` in −1..1 to one scene each.
+    /// Pictures `[batch, side, side, 3]` in −1..1 to one scene each.
     ///
     /// # Errors
     /// A tensor operation failed.

@@ -6,8 +6,8 @@ use candle_nn::VarBuilder;
 use super::config::Config;
 use crate::models::Result;
 use crate::models::memo::Footprint;
-use crate::models::ops::Activation;
-use crate::models::pyramid::{Pointwise, Pyramid};
+use crate::models::ops::{Activation, Conv2d};
+use crate::models::pyramid::{Pyramid, pointwise};
 
 /// What is known of a picture before anything is asked about it. Cloning is cheap.
 #[derive(Debug, Clone)]
@@ -29,7 +29,7 @@ impl Footprint for Scene {
 /// A feature pyramid and what texts are compared with.
 pub struct Trunk {
     pyramid: Pyramid,
-    embed: Pointwise,
+    embed: Conv2d,
 }
 
 impl Trunk {
@@ -41,11 +41,11 @@ impl Trunk {
         let embed = (config.cell(), config.embedding);
         Ok(Self {
             pyramid: Pyramid::new(&config.trunk, vb.clone())?,
-            embed: Pointwise::new(embed, Activation::None, vb.pp("embed"))?,
+            embed: pointwise(embed, Activation::None, vb.pp("embed"))?,
         })
     }
 
-    /// Pictures `[batch, 3, side, side]` in −1..1 to one scene each.
+    /// Pictures `[batch, side, side, 3]` in −1..1 to one scene each.
     ///
     /// # Errors
     /// A tensor operation failed.
@@ -56,8 +56,8 @@ impl Trunk {
             .map(|i| {
                 // Copies, so that keeping one picture does not keep its whole batch.
                 Ok(Scene {
-                    cells: maps.fine.get(i)?.flatten_from(1)?.t()?.force_contiguous()?,
-                    embedding: embedding.get(i)?.flatten_from(1)?.force_contiguous()?,
+                    cells: maps.fine.get(i)?.flatten_to(1)?.force_contiguous()?,
+                    embedding: embedding.get(i)?.flatten_to(1)?.t()?.force_contiguous()?,
                     summary: maps.summary.narrow(0, i, 1)?.force_contiguous()?,
                 })
             })

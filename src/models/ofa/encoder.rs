@@ -236,8 +236,8 @@ impl Encoder {
         &self.positions
     }
 
-    /// Trunk features of normalised pictures `[batch, 3, side, side]`:
-    /// `[batch, 16 · width, grid, grid]`.
+    /// Trunk features of normalised pictures `[batch, side, side, 3]`:
+    /// `[batch, grid, grid, 16 · width]`.
     ///
     /// # Errors
     /// A tensor operation failed.
@@ -245,14 +245,14 @@ impl Encoder {
         self.trunk.forward(pixels)
     }
 
-    /// Image tokens of normalised pictures: `[batch, image tokens, d_model]`. They depend on the
-    /// picture alone.
+    /// Image tokens of normalised pictures `[batch, side, side, 3]`:
+    /// `[batch, image tokens, d_model]`. They depend on the picture alone.
     ///
     /// # Errors
     /// A tensor operation failed.
     pub fn image_tokens(&self, pixels: &Tensor) -> Result<Tensor> {
-        let features = self.trunk.forward(pixels)?.flatten_from(2)?.transpose(1, 2)?;
-        let mut x = self.image_projection.forward(&features.contiguous()?)?;
+        let features = self.trunk.forward(pixels)?.flatten(1, 2)?;
+        let mut x = self.image_projection.forward(&features)?;
         if self.entangle {
             x = x.broadcast_add(&self.positions.raw.narrow(0, 0, self.positions.image)?)?;
         }

@@ -2,24 +2,14 @@
 //! folded into the convolutions at load.
 
 use candle_core::{DType, Tensor};
-use candle_nn::{Conv2d, Conv2dConfig, Module, VarBuilder};
+use candle_nn::VarBuilder;
 
 use super::config::Config;
 use crate::models::Result;
-use crate::models::ops::{Activation, relu};
-use crate::models::pyramid::Pointwise;
+use crate::models::ops::{Activation, Conv2d, Travel, max_pool_of_positive};
 
 /// Epsilon of batch normalisation.
 const EPS: f64 = 1e-5;
-
-/// A convolution with its batch normalisation folded in.
-#[derive(Debug)]
-enum Conv {
-    /// 1×1 with stride 1: one matrix product.
-    Pointwise(Pointwise),
-    /// Any other.
-    Spatial(Conv2d),
-}
 
 /// Shape of one convolution.
 #[derive(Debug, Clone, Copy)]
@@ -28,12 +18,13 @@ struct Shape {
     output: usize,
     kernel: usize,
     stride: usize,
+    activation: Activation,
 }
 
-impl Conv {
-    /// Reads `conv` and the batch normalisation `bn` below `vb`.
-    fn new(shape: Shape, vb: &VarBuilder, conv: &str, bn: &str) -> Result<Self> {
-        let Shape { input, output, kernel, stride } = shape;
+impl Shape {
+    /// Reads `conv` and the batch normalisation `bn` below `vb`, and folds one into the other.
+    fn read(self, vb: &VarBuilder, conv: &str, bn: &str) -> Result<Conv2d> {
+        let Self { input, output, kernel, stride, activation } = self;
         let dtype = vb.dtype();
         let exact = vb.to_dtype(DType::F32);
         let weight = exact.pp(conv).get((output, input, kernel, kernel), "weight")?;
@@ -43,30 +34,18 @@ impl Conv {
         let bias = (bn.get(output, "bias")? - (bn.get(output, "running_mean")? * &factor)?)?;
         let weight = weight.broadcast_mul(&factor.reshape((output, 1, 1, 1))?)?.to_dtype(dtype)?;
         let bias = bias.to_dtype(dtype)?;
-        if kernel == 1 && stride == 1 {
-            let weight = weight.reshape((output, input))?;
-            return Ok(Self::Pointwise(Pointwise::of(weight, bias, Activation::None)));
-        }
-        let config = Conv2dConfig { padding: kernel / 2, stride, ..Conv2dConfig::default() };
-        Ok(Self::Spatial(Conv2d::new(weight, Some(bias), config)))
-    }
-
-    /// `[batch, in, rows, columns]` to `[batch, out, rows / stride, columns / stride]`.
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Pointwise(conv) => conv.forward(x),
-            Self::Spatial(conv) => Ok(conv.forward(x)?),
-        }
+        let travel = Travel::padded(stride, kernel / 2);
+        Ok(Conv2d::new(&weight, bias, travel, activation)?)
     }
 }
 
 /// 1×1, 3×3 (with the stride), 1×1, and the shortcut.
 #[derive(Debug)]
 struct Bottleneck {
-    reduce: Conv,
-    spatial: Conv,
-    expand: Conv,
-    shortcut: Option<Conv>,
+    reduce: Conv2d,
+    spatial: Conv2d,
+    expand: Conv2d,
+    shortcut: Option<Conv2d>,
 }
 
 impl Bottleneck {
@@ -78,36 +57,37 @@ impl Bottleneck {
         first: bool,
         vb: &VarBuilder,
     ) -> Result<Self> {
-        let shape = |input, output, kernel, stride| Shape { input, output, kernel, stride };
+        let (plain, active) = (Activation::None, Activation::Relu);
+        let shape = |input, output, kernel, stride, activation| Shape {
+            input,
+            output,
+            kernel,
+            stride,
+            activation,
+        };
+        let wide = planes * 4;
         Ok(Self {
-            reduce: Conv::new(shape(input, planes, 1, 1), vb, "conv1", "bn1")?,
-            spatial: Conv::new(shape(planes, planes, 3, stride), vb, "conv2", "bn2")?,
-            expand: Conv::new(shape(planes, planes * 4, 1, 1), vb, "conv3", "bn3")?,
+            reduce: shape(input, planes, 1, 1, active).read(vb, "conv1", "bn1")?,
+            spatial: shape(planes, planes, 3, stride, active).read(vb, "conv2", "bn2")?,
+            // Active only once the shortcut was added.
+            expand: shape(planes, wide, 1, 1, active).read(vb, "conv3", "bn3")?,
             shortcut: first
-                .then(|| {
-                    let shape = shape(input, planes * 4, 1, stride);
-                    Conv::new(shape, &vb.pp("downsample"), "0", "1")
-                })
+                .then(|| shape(input, wide, 1, stride, plain).read(&vb.pp("downsample"), "0", "1"))
                 .transpose()?,
         })
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = relu(&self.reduce.forward(x)?)?;
-        let y = relu(&self.spatial.forward(&y)?)?;
-        let y = self.expand.forward(&y)?;
-        let y = match &self.shortcut {
-            Some(shortcut) => (y + shortcut.forward(x)?)?,
-            None => (y + x)?,
-        };
-        Ok(relu(&y)?)
+        let y = self.spatial.forward(&self.reduce.forward(x)?)?;
+        let shortcut = self.shortcut.as_ref().map(|shortcut| shortcut.forward(x)).transpose()?;
+        Ok(self.expand.forward_onto(&y, shortcut.as_ref().unwrap_or(x))?)
     }
 }
 
 /// The trunk.
 #[derive(Debug)]
 pub struct Trunk {
-    stem: Conv,
+    stem: Conv2d,
     blocks: Vec<Bottleneck>,
 }
 
@@ -118,8 +98,9 @@ impl Trunk {
     /// A tensor is missing or has another shape.
     pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
         let width = config.resnet_width;
-        let stem = Shape { input: 3, output: width, kernel: 7, stride: 2 };
-        let stem = Conv::new(stem, &vb, "conv1", "bn1")?;
+        let stem =
+            Shape { input: 3, output: width, kernel: 7, stride: 2, activation: Activation::Relu };
+        let stem = stem.read(&vb, "conv1", "bn1")?;
         let mut blocks = Vec::new();
         let mut input = width;
         for (stage, &count) in config.resnet_layers.iter().enumerate() {
@@ -134,16 +115,13 @@ impl Trunk {
         Ok(Self { stem, blocks })
     }
 
-    /// Normalised pictures `[batch, 3, side, side]` to features
-    /// `[batch, 16 · width, side / 16, side / 16]`.
+    /// Normalised pictures `[batch, side, side, 3]` to features
+    /// `[batch, side / 16, side / 16, 16 · width]`.
     ///
     /// # Errors
     /// A tensor operation failed.
     pub fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
-        let x = relu(&self.stem.forward(pixels)?)?;
-        // After the ReLU nothing is negative, so padding with zeros pads with the minimum.
-        let x = x.pad_with_zeros(2, 1, 1)?.pad_with_zeros(3, 1, 1)?;
-        let mut x = x.max_pool2d_with_stride(3, 2)?;
+        let mut x = max_pool_of_positive(&self.stem.forward(pixels)?)?;
         for block in &self.blocks {
             x = block.forward(&x)?;
         }

@@ -113,8 +113,8 @@ impl CustomOp1 for Clamp {
     }
 }
 
-/// Adds `bias` `[channels]` to `x` `[batch, channels, …]`, a tensor that nobody else holds, and
-/// applies the activation. What is not a number stays so.
+/// Adds `bias` `[channels]` to `x` `[…, channels]`, a tensor that nobody else holds, and applies the
+/// activation. What is not a number stays so.
 ///
 /// # Errors
 /// The shapes do not fit, or a tensor operation failed.
@@ -123,11 +123,7 @@ pub fn bias_activate(x: Tensor, bias: &Tensor, activation: Activation) -> Result
         x.inplace_op2(bias, &BiasActivation(activation))?;
         return Ok(x);
     }
-    let mut shape = vec![1; x.rank()];
-    if let Some(channels) = shape.get_mut(1) {
-        *channels = bias.elem_count();
-    }
-    activation.apply(&x.broadcast_add(&bias.reshape(shape)?)?)
+    activation.apply(&x.broadcast_add(bias)?)
 }
 
 struct BiasActivation(Activation);
@@ -148,16 +144,14 @@ impl InplaceOp2 for BiasActivation {
         let (Some((start, end)), CpuStorage::F32(x)) = (shape.contiguous_offsets(), x) else {
             return Err(Error::msg("bias-activation: needs contiguous f32"));
         };
-        let channels = shape.dims().get(1).copied().unwrap_or(0);
-        if channels != bias.len() {
+        let channels = shape.dims().last().copied().unwrap_or(0);
+        if channels != bias.len() || channels == 0 {
             return Err(Error::msg(format!("{} biases for {channels} channels", bias.len())));
         }
-        let plane = shape.dims().iter().skip(2).product::<usize>().max(1);
         let (low, high) = self.0.range();
-        let rows = x[start..end].par_chunks_mut(plane).with_min_len((1 << 15) / plane + 1);
-        rows.enumerate().for_each(|(row, values)| {
-            let bias = bias[row % channels];
-            for value in values {
+        let rows = x[start..end].par_chunks_exact_mut(channels);
+        rows.with_min_len((1 << 15) / channels + 1).for_each(|row| {
+            for (value, bias) in row.iter_mut().zip(bias) {
                 *value = cut(*value + bias, low, high);
             }
         });
@@ -180,12 +174,11 @@ mod tests {
 
     #[test]
     fn the_fused_form_is_the_composed_one() -> Result<()> {
-        let x = Tensor::randn(0f32, 5.0, (2, 3, 4, 5), &Device::Cpu)?;
+        let x = Tensor::randn(0f32, 5.0, (2, 4, 5, 3), &Device::Cpu)?;
         let bias = Tensor::new(&[-1f32, 0.5, 3.0], &Device::Cpu)?;
         for activation in [Activation::None, Activation::Relu, Activation::Relu6, Activation::Gelu]
         {
-            let plain =
-                activation.apply(&x.broadcast_add(&bias.reshape((1, 3, 1, 1))?)?)?.flatten_all()?;
+            let plain = activation.apply(&x.broadcast_add(&bias)?)?.flatten_all()?;
             let fused = bias_activate(x.copy()?, &bias, activation)?.flatten_all()?;
             assert_eq!(fused.to_vec1::<f32>()?, plain.to_vec1::<f32>()?, "{activation:?}");
             let half =
@@ -233,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_bias_of_another_length_is_an_error() -> Result<()> {
-        let x = Tensor::zeros((1, 3, 2), DType::F32, &Device::Cpu)?;
+        let x = Tensor::zeros((1, 2, 3), DType::F32, &Device::Cpu)?;
         let bias = Tensor::zeros(2, DType::F32, &Device::Cpu)?;
         assert!(bias_activate(x, &bias, Activation::Relu).is_err());
         Ok(())

@@ -2,24 +2,30 @@
 //! than the hardware, and those where candle's own lose what must not be lost.
 //!
 //! Each fused one is a custom operation of candle for `f32` on the CPU; on any other device or type the same
-//! value is composed of candle's operations. Tests hold the two together.
+//! value is composed of candle's operations. Tests hold the two together. Where this crate is built
+//! without optimisation, convolutions are composed as well: candle is optimised even then.
 
 mod activation;
 mod attention;
+mod conv;
 mod depthwise;
 mod gemm;
+mod lanes;
 mod linear;
 mod memory_pool;
 mod norm;
+mod pool;
 mod simd;
 mod softmax;
 
-pub use activation::{Activation, bias_activate, clamp, relu};
+pub use activation::{Activation, clamp, relu};
 pub use attention::{RelativePositions, Scores, attend, attends_by_tiles};
+pub use conv::{Conv2d, Travel};
 pub use depthwise::Depthwise;
 pub use linear::{Linear, activation_type};
 pub use memory_pool::keep_freed_memory;
 pub use norm::LayerNorm;
+pub use pool::max_pool_of_positive;
 pub use softmax::softmax_f32;
 
 use candle_core::{CpuStorage, DType, Error, Layout, Result, Tensor};

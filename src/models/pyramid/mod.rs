@@ -4,22 +4,22 @@
 mod config;
 mod layers;
 
-use candle_core::{D, Module, Tensor};
+use candle_core::{Module, Tensor};
 use candle_nn::{Linear, VarBuilder, linear};
 
 pub use config::{COARSEST, Config, Stage};
-pub(in crate::models) use layers::Pointwise;
-use layers::{Conv3, depthwise};
+pub(in crate::models) use layers::pointwise;
+use layers::{conv3, depthwise};
 
 use super::Result;
-use super::ops::{Activation, Depthwise, relu};
+use super::ops::{Activation, Conv2d, Depthwise};
 
 /// Expand, filter each channel, project; around a shortcut where sides and channels stay.
 #[derive(Debug)]
 struct Inverted {
-    expand: Option<Pointwise>,
+    expand: Option<Conv2d>,
     depth: Depthwise,
-    project: Pointwise,
+    project: Conv2d,
     shortcut: bool,
 }
 
@@ -27,13 +27,13 @@ impl Inverted {
     fn new(from: usize, stage: &Stage, stride: usize, vb: VarBuilder) -> Result<Self> {
         let wide = from * stage.expansion;
         let expand = (stage.expansion > 1)
-            .then(|| Pointwise::new((from, wide), Activation::Relu6, vb.pp("expand")))
+            .then(|| pointwise((from, wide), Activation::Relu6, vb.pp("expand")))
             .transpose()?;
         let to = (wide, stage.channels);
         Ok(Self {
             expand,
             depth: depthwise(wide, (stage.kernel, stride), vb.pp("depth"))?,
-            project: Pointwise::new(to, Activation::None, vb.pp("project"))?,
+            project: pointwise(to, Activation::None, vb.pp("project"))?,
             shortcut: stride == 1 && from == stage.channels,
         })
     }
@@ -41,18 +41,18 @@ impl Inverted {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let expanded = self.expand.as_ref().map(|layer| layer.forward(x)).transpose()?;
         let y = self.depth.forward(expanded.as_ref().unwrap_or(x))?;
-        let y = self.project.forward(&y)?;
-        if self.shortcut { Ok((x + y)?) } else { Ok(y) }
+        let project = &self.project;
+        Ok(if self.shortcut { project.forward_onto(&y, x)? } else { project.forward(&y)? })
     }
 }
 
-/// What the pyramid says about a batch of pictures.
+/// What the pyramid says about a batch of pictures, channels-last.
 pub struct Maps {
-    /// The trunk at stride 4: `[batch, c4, side/4, side/4]`.
+    /// The trunk at stride 4: `[batch, side/4, side/4, c4]`.
     pub quarter: Tensor,
-    /// The pyramid at stride 16: `[batch, pyramid[0], side/16, side/16]`.
+    /// The pyramid at stride 16: `[batch, side/16, side/16, pyramid[0]]`.
     pub middle: Tensor,
-    /// The pyramid at stride 8: `[batch, pyramid[1], side/8, side/8]`.
+    /// The pyramid at stride 8: `[batch, side/8, side/8, pyramid[1]]`.
     pub fine: Tensor,
     /// Each whole picture in one vector: `[batch, c32]`.
     pub summary: Tensor,
@@ -61,16 +61,16 @@ pub struct Maps {
 /// Trunk and pyramid.
 #[derive(Debug)]
 pub struct Pyramid {
-    stem: Conv3,
+    stem: Conv2d,
     /// Rows of blocks, each with the stride of what comes out.
     stages: Vec<(Vec<Inverted>, usize)>,
     context: Linear,
-    top: Pointwise,
-    mid: Pointwise,
-    merge: Conv3,
-    down: Pointwise,
-    low: Pointwise,
-    fine: Conv3,
+    top: Conv2d,
+    mid: Conv2d,
+    merge: Conv2d,
+    down: Conv2d,
+    low: Conv2d,
+    fine: Conv2d,
 }
 
 impl Pyramid {
@@ -95,30 +95,30 @@ impl Pyramid {
         let [p16, p8] = config.pyramid;
         let (plain, active) = (Activation::None, Activation::Relu);
         Ok(Self {
-            stem: Conv3::new((3, config.stem), 2, Activation::Relu6, vb.pp("stem"))?,
+            stem: conv3((3, config.stem), 2, Activation::Relu6, vb.pp("stem"))?,
             stages,
             context: linear(c32, c32, vb.pp("context"))?,
-            top: Pointwise::new((c32, p16), plain, vb.pp("top"))?,
-            mid: Pointwise::new((c16, p16), plain, vb.pp("mid"))?,
-            merge: Conv3::new((p16, p16), 1, active, vb.pp("merge"))?,
-            down: Pointwise::new((p16, p8), plain, vb.pp("down"))?,
-            low: Pointwise::new((c8, p8), plain, vb.pp("low"))?,
-            fine: Conv3::new((p8, p8), 1, active, vb.pp("fine"))?,
+            top: pointwise((c32, p16), plain, vb.pp("top"))?,
+            mid: pointwise((c16, p16), active, vb.pp("mid"))?,
+            merge: conv3((p16, p16), 1, active, vb.pp("merge"))?,
+            down: pointwise((p16, p8), plain, vb.pp("down"))?,
+            low: pointwise((c8, p8), active, vb.pp("low"))?,
+            fine: conv3((p8, p8), 1, active, vb.pp("fine"))?,
         })
     }
 
-    /// Pictures `[batch, 3, side, side]`, `side` a multiple of [`COARSEST`].
+    /// Pictures `[batch, side, side, 3]`, `side` a multiple of [`COARSEST`].
     ///
     /// # Errors
     /// A tensor operation failed.
     pub fn forward(&self, pixels: &Tensor) -> Result<Maps> {
         let [quarter, c8, c16, c32] = self.trunk(pixels)?;
-        let summary = c32.mean((2, 3))?;
-        let context = self.context.forward(&summary)?.unsqueeze(D::Minus1)?;
-        let c32 = c32.broadcast_add(&context.unsqueeze(D::Minus1)?)?;
-        let middle = relu(&(self.mid.forward(&c16)? + double(&self.top.forward(&c32)?)?)?)?;
+        let summary = c32.mean((1, 2))?;
+        let context = self.context.forward(&summary)?.unsqueeze(1)?.unsqueeze(1)?;
+        let c32 = c32.broadcast_add(&context)?;
+        let middle = self.mid.forward_onto(&c16, &double(&self.top.forward(&c32)?)?)?;
         let middle = self.merge.forward(&middle)?;
-        let fine = relu(&(self.low.forward(&c8)? + double(&self.down.forward(&middle)?)?)?)?;
+        let fine = self.low.forward_onto(&c8, &double(&self.down.forward(&middle)?)?)?;
         let fine = self.fine.forward(&fine)?;
         Ok(Maps { quarter, middle, fine, summary })
     }
@@ -142,8 +142,10 @@ impl Pyramid {
     }
 }
 
-/// Twice the sides, each value four times.
+/// Twice the sides, each value four times: `[batch, 2 · height, 2 · width, channels]`.
 fn double(x: &Tensor) -> Result<Tensor> {
-    let (_, _, height, width) = x.dims4()?;
-    Ok(x.upsample_nearest2d(2 * height, 2 * width)?)
+    let (batch, height, width, channels) = x.dims4()?;
+    let x = x.reshape((batch, height, 1, width, 1, channels))?;
+    let x = x.broadcast_as((batch, height, 2, width, 2, channels))?;
+    Ok(x.reshape((batch, 2 * height, 2 * width, channels))?)
 }

@@ -7,8 +7,8 @@ use super::config::{Config, ImageEncoderConfig};
 use super::preprocess;
 use super::vit::Vit;
 use crate::models::Result;
-use crate::models::ops::Activation;
-use crate::models::pyramid::{Pointwise, Pyramid};
+use crate::models::ops::{Activation, Conv2d};
+use crate::models::pyramid::{Pyramid, pointwise};
 use crate::vision::Picture;
 
 /// What is known of a batch of pictures.
@@ -38,7 +38,7 @@ impl ImageEncoder {
             ImageEncoderConfig::Convolutional(trunk) => {
                 let [c4, ..] = trunk.taps()?;
                 let ([middle, fine], out) = (trunk.pyramid, config.out_chans);
-                let project = |sizes, name| Pointwise::new(sizes, Activation::None, vb.pp(name));
+                let project = |sizes, name| pointwise(sizes, Activation::None, vb.pp(name));
                 Self::Convolutional(Convolutional {
                     embed: project((middle, out), "embed")?,
                     at_8: project((fine, out / 4), "at_8")?,
@@ -75,34 +75,35 @@ impl ImageEncoder {
 #[derive(Debug)]
 pub(super) struct Convolutional {
     pyramid: Pyramid,
-    embed: Pointwise,
-    at_8: Pointwise,
-    at_4: Pointwise,
+    embed: Conv2d,
+    at_8: Conv2d,
+    at_4: Conv2d,
 }
 
 impl Convolutional {
     fn forward(&self, pixels: &Tensor) -> Result<Encoded> {
         let maps = self.pyramid.forward(pixels)?;
-        let cells = self.embed.forward(&maps.middle)?.flatten_from(2)?.transpose(1, 2)?;
+        let cells = self.embed.forward(&maps.middle)?.flatten(1, 2)?;
         let at_8 = by_cell(&self.at_8.forward(&maps.fine)?, 1)?;
         let at_4 = by_cell(&self.at_4.forward(&maps.quarter)?, 2)?;
         Ok(Encoded { cells, fine: vec![at_8, at_4] })
     }
 }
 
-/// A map `[b, c, 2ⁿ · grid, 2ⁿ · grid]` for `n` halvings as `[b, 4ⁿ · grid², c]`: cell by cell, in
+/// A map `[b, 2ⁿ · grid, 2ⁿ · grid, c]` for `n` halvings as `[b, 4ⁿ · grid², c]`: cell by cell, in
 /// each by quarter, in each by quarter of it, as the mask decoder upscales.
 fn by_cell(map: &Tensor, halvings: usize) -> Result<Tensor> {
-    let (batch, channels, height, width) = map.dims4()?;
-    let mut shape = vec![batch, channels];
+    let (batch, height, width, channels) = map.dims4()?;
+    let mut shape = vec![batch];
     for side in [height, width] {
         shape.push(side >> halvings);
         shape.extend(std::iter::repeat_n(2, halvings));
     }
-    // From batch, channel, (row, its halves), (column, its halves) to rows beside their columns.
+    shape.push(channels);
+    // From batch, (row, its halves), (column, its halves), channel to rows beside their columns.
     let mut order = vec![0];
-    order.extend((0..=halvings).flat_map(|level| [2 + level, 3 + halvings + level]));
-    order.push(1);
+    order.extend((0..=halvings).flat_map(|level| [1 + level, 2 + halvings + level]));
+    order.push(3 + 2 * halvings);
     Ok(map.reshape(shape)?.permute(order)?.reshape((batch, height * width, channels))?)
 }
 
@@ -112,7 +113,7 @@ mod tests {
 
     #[test]
     fn maps_are_read_by_cell() {
-        let map = Tensor::arange(0u32, 64, &Device::Cpu).unwrap().reshape((1, 1, 8, 8)).unwrap();
+        let map = Tensor::arange(0u32, 64, &Device::Cpu).unwrap().reshape((1, 8, 8, 1)).unwrap();
         let values = |halvings| {
             by_cell(&map, halvings).unwrap().flatten_all().unwrap().to_vec1::<u32>().unwrap()
         };

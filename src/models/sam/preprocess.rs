@@ -38,10 +38,10 @@ pub(super) fn patches(
     Tensor::from_vec(values, (pictures.len(), grid * grid, length), device)
 }
 
-/// Pictures as maps `[pictures, 3, size, size]`.
+/// Pictures as maps `[pictures, size, size, 3]`.
 pub(super) fn pixels(size: usize, pictures: &[&Picture], device: &Device) -> Result<Tensor> {
-    let values = normalised(size, pictures, |x, y, channel| (channel * size + y) * size + x);
-    Tensor::from_vec(values, (pictures.len(), 3, size, size), device)
+    let values = normalised(size, pictures, |x, y, channel| (y * size + x) * 3 + channel);
+    Tensor::from_vec(values, (pictures.len(), size, size, 3), device)
 }
 
 /// The values of all pictures; `place` says where in its picture's part column, row and channel lie.
@@ -93,7 +93,7 @@ mod tests {
         assert!(patches[2].iter().chain(&patches[3]).all(|&value| value == 0.0));
         let pixels = pixels(8, &[&picture], &Device::Cpu).unwrap().squeeze(0).unwrap();
         let pixels = pixels.to_vec3::<f32>().unwrap();
-        assert_eq!(pixels[1][1][5], (255.0 - MEAN[1]) / STD[1]);
-        assert!(pixels.iter().flat_map(|map| &map[4..]).flatten().all(|&value| value == 0.0));
+        assert_eq!(pixels[1][5][1], (255.0 - MEAN[1]) / STD[1]);
+        assert!(pixels[4..].iter().flatten().flatten().all(|&value| value == 0.0));
     }
 }

@@ -1,19 +1,21 @@
-//! What a tagger's `config.json` says.
+//! What a tagger's configuration says.
 
 use std::path::Path;
 
 use candle_nn::Activation;
 use serde::Deserialize;
 
-use crate::models::checkpoint::read_json;
+use super::layout::{self, Layout};
 use crate::models::{ModelError, Result};
 
-/// `config.json` of a tagger.
+/// Configuration of a tagger: its `config.json`, or what that of another project comes to.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Config {
     /// The encoder's own configuration, in Hugging Face's names.
     pub encoder: EncoderConfig,
-    /// Label names in the order of the emissions, e.g. `O`, `B-LOC`, `I-LOC`, `E-LOC`, `S-LOC`, ….
+    /// Label names in the order of the emissions, e.g. `O`, `B-LOC`, `I-LOC`, `E-LOC`, `S-LOC`, …;
+    /// may stand in AdaSeq's `configuration.json` instead.
+    #[serde(default)]
     pub labels: Vec<String>,
     /// Which words the CRF sees.
     pub crf_scope: CrfScope,
@@ -30,6 +32,9 @@ pub struct Config {
     /// Names of the fine types in the order of the head's logits; empty without that head.
     #[serde(default)]
     pub fine_labels: Vec<String>,
+    /// What the tensors are called.
+    #[serde(skip)]
+    pub layout: Layout,
 }
 
 /// Which words the CRF sees.
@@ -95,12 +100,12 @@ pub struct EncoderConfig {
 }
 
 impl Config {
-    /// Reads and checks `dir/config.json`.
+    /// Reads and checks the configuration in `dir` (see [`layout`](super::layout)).
     ///
     /// # Errors
     /// The file is unreadable, or its values contradict each other.
     pub fn read(dir: &Path) -> Result<Self> {
-        let config: Self = read_json(&dir.join("config.json"))?;
+        let config = layout::read(dir)?;
         config.check()?;
         Ok(config)
     }

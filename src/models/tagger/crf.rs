@@ -51,6 +51,13 @@ impl Crf {
         })
     }
 
+    /// Without preferences: each word has its best label by itself, and probabilities are those of a
+    /// softmax over each word's labels.
+    pub fn independent(labels: usize) -> Self {
+        let zeros = vec![0.0; labels];
+        Self { labels, start: zeros.clone(), end: zeros, transitions: vec![0.0; labels * labels] }
+    }
+
     /// The best label sequence for `emissions [words * labels]`; the first label wins a tie, as in
     /// pytorch-crf. Empty for no words.
     pub fn viterbi(&self, emissions: &[f32]) -> Vec<usize> {

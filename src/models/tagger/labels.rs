@@ -1,11 +1,16 @@
 //! Label schemes: what a label sequence says about spans.
 //!
-//! Labels are `O`, or a prefix of BIO or BIOES and a type. One rule reads both schemes: a label
+//! Labels are `O`, or a prefix of BIO or BIOES and a type; older networks have labels for padding,
+//! special and further pieces besides, which are no entities either. One rule reads both schemes: a label
 //! carries on the entity of the label before it if the types agree, it is I or E, and the one
 //! before it is B or I; every other label but O begins an entity. Illegal sequences therefore
 //! still give spans, the same ones as seqeval's default (lenient) reading.
 
 use crate::models::{EntityType, ModelError, Result};
+
+/// Labels outside of entities: `O`, and what UMT and other networks of its time (labels per piece,
+/// padding as label 0) add.
+const OUTSIDE: [&str; 7] = ["O", "X", "PAD", "[PAD]", "<pad>", "[CLS]", "[SEP]"];
 
 /// Where in an entity a label stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +24,7 @@ enum Position {
 /// The labels of a tagger, in the order of its emissions.
 #[derive(Debug, Clone)]
 pub struct LabelSet {
-    /// `None` is O.
+    /// `None` is outside.
     labels: Vec<Option<(Position, usize)>>,
     types: Vec<EntityType>,
 }
@@ -44,10 +49,13 @@ impl LabelSet {
         let mut set = Self { labels: Vec::new(), types: Vec::new() };
         for name in names {
             let name = name.as_ref();
-            let label = if name == "O" { None } else { Some(set.parse_one(name)?) };
+            let label = match OUTSIDE.contains(&name) {
+                true => None,
+                false => Some(set.parse_one(name)?),
+            };
             set.labels.push(label);
         }
-        if !set.labels.contains(&None) {
+        if names.iter().all(|name| name.as_ref() != "O") {
             return Err(ModelError::Weights("labels without O".to_owned()));
         }
         Ok(set)
@@ -161,8 +169,21 @@ mod tests {
     }
 
     #[test]
+    fn the_label_order_of_umt() {
+        use EntityType::{Misc, Per};
+        let umt = ["PAD", "O", "B-MISC", "I-MISC", "B-PER", "I-PER", "X", "[CLS]", "[SEP]"];
+        assert_eq!(read(&umt, "B-PER I-PER X B-MISC"), [(0, 2, Per), (3, 4, Misc)]);
+    }
+
+    #[test]
     fn unknown_labels_are_refused() {
-        for names in [vec!["O", "X"], vec!["O", "B-TIME"], vec!["O", "L-PER"], vec!["B-PER"]] {
+        for names in [
+            vec!["O", "Z"],
+            vec!["X", "B-PER"],
+            vec!["O", "B-TIME"],
+            vec!["O", "L-PER"],
+            vec!["B-PER"],
+        ] {
             assert!(LabelSet::parse(&names).is_err(), "{names:?}");
         }
     }

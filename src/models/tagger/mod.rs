@@ -1,8 +1,10 @@
-//! The tagger: transformer encoder, linear layer, linear-chain CRF, optional head for fine types.
+//! The tagger: transformer encoder, linear layer, linear-chain CRF (or none, as in the token
+//! classifiers that the world publishes), optional head for fine types.
 //!
 //! After PGIM (Li et al., 2023) and RiVEG (Li et al., 2024), whose code builds on AdaSeq's
 //! sequence-labelling model; state-dict names are AdaSeq's (`embedder.transformer_model.*`,
-//! `linear.*`, `crf.*`), so that its checkpoints load, plus `fine.*` of our own.
+//! `linear.*`, `crf.*`), so that its checkpoints load, plus `fine.*` of our own; Hugging Face's token
+//! classifiers load too (see [`layout`]).
 //!
 //! A folder holds `config.json` (see [`Config`]), `tokenizer.json` and the weights,
 //! `model.safetensors` or `pytorch_model.bin`. Known deviations: the CRF's scope is a setting (the
@@ -16,6 +18,7 @@ pub mod encoder;
 mod fine;
 pub mod input;
 pub mod labels;
+pub mod layout;
 pub mod splitter;
 mod weights;
 
@@ -89,7 +92,8 @@ impl TransformerTagger {
         let labels = LabelSet::parse(&config.labels)?;
         let tokenizer = Tokenizer::from_file(dir.join("tokenizer.json"))
             .map_err(|error| ModelError::Tokenizer(error.to_string()))?;
-        let Weights { builder: vb, info } = Weights::open(dir, dtype, device)?;
+        let Weights { builder: vb, info } = Weights::open(dir, config.layout, dtype, device)?;
+        let parts = config.layout.parts(config.encoder.model_type, &vb);
         let hidden = config.encoder.hidden_size;
         // What decides between labels is small: it stays exact whatever the encoder's type.
         let exact = vb.to_dtype(DType::F32);
@@ -98,9 +102,12 @@ impl TransformerTagger {
         });
         Ok(Self {
             preprocessor: Preprocessor::new(tokenizer, &config)?,
-            encoder: Encoder::load(&config.encoder, &vb.pp("embedder.transformer_model"))?,
-            linear: linear(hidden, labels.count(), exact.pp("linear"))?,
-            crf: Crf::load(labels.count(), &vb.pp("crf"))?,
+            encoder: Encoder::load(&config.encoder, &parts.encoder)?,
+            linear: linear(hidden, labels.count(), parts.linear.to_dtype(DType::F32))?,
+            crf: match &parts.crf {
+                Some(crf) => Crf::load(labels.count(), crf)?,
+                None => Crf::independent(labels.count()),
+            },
             fine: fine.transpose()?,
             labels,
             config,

@@ -1,10 +1,11 @@
-//! Weight files of taggers: safetensors, or AdaSeq's PyTorch files.
+//! Weight files of taggers: safetensors, or PyTorch's.
 
 use std::path::Path;
 
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 
+use super::layout::Layout;
 use crate::models::checkpoint::Checkpoint;
 use crate::models::{ModelInfo, Result};
 
@@ -16,7 +17,7 @@ const WRAPPER: &str = "state_dict";
 
 /// An opened weight file.
 pub struct Weights {
-    /// Reads tensors by AdaSeq's names.
+    /// Reads tensors by the file's own names.
     pub builder: VarBuilder<'static>,
     /// What is told of the network.
     pub info: ModelInfo,
@@ -27,10 +28,10 @@ impl Weights {
     ///
     /// # Errors
     /// There is none, or it cannot be read.
-    pub fn open(dir: &Path, dtype: DType, device: &Device) -> Result<Self> {
+    pub fn open(dir: &Path, layout: Layout, dtype: DType, device: &Device) -> Result<Self> {
         let file = Checkpoint::open(dir, &FILES, Some(WRAPPER), dtype, device)?;
         // Neither the pooler nor buffers are read.
-        let info = file.info("transformer-crf", |tensor| {
+        let info = file.info(layout.name(), |tensor| {
             !tensor.name.contains(".pooler.") && !tensor.name.ends_with("position_ids")
         });
         Ok(Self { builder: file.builder, info })
