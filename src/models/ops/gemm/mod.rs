@@ -80,7 +80,7 @@ impl PackedLinear {
     /// `x` or `addend` are not whole rows.
     pub(super) fn forward(&self, x: &[f32], addend: Option<Addend>) -> Result<Vec<f32>> {
         let (inputs, outputs) = self.shape();
-        if inputs == 0 || outputs == 0 || x.len() % inputs != 0 {
+        if inputs == 0 || outputs == 0 || !x.len().is_multiple_of(inputs) {
             return Err(Error::msg(format!("{} values in rows of {inputs}", x.len())));
         }
         let rows = x.len() / inputs;
