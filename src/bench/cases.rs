@@ -116,7 +116,7 @@ fn tag(network: Arc<dyn Tagger>, batch: usize, pieces: usize) -> Case {
 
 fn entail(network: Arc<dyn Entailer>, batch: usize) -> Case {
     let cost = batch as u64 * (network.picture_cost() + network.cost(EXPRESSION, None));
-    let mut pictures = FreshPictures::new();
+    let mut pictures = FreshPictures::default();
     let run = move || {
         let pictures = pictures.take(batch)?.into_iter();
         let inputs: Vec<_> = pictures.map(|picture| question(picture, EXPRESSION)).collect();
@@ -133,7 +133,7 @@ impl Networks {
     fn ground_case(&self, batch: usize) -> Option<Case> {
         let network = self.grounder.clone()?;
         let cost = batch as u64 * (network.picture_cost() + network.cost(EXPRESSION));
-        let mut pictures = FreshPictures::new();
+        let mut pictures = FreshPictures::default();
         let run = move || {
             let pictures = pictures.take(batch)?.into_iter();
             let place = |picture| GroundInput { picture, expression: EXPRESSION.into() };
@@ -146,7 +146,7 @@ impl Networks {
     fn trunk_case(&self, batch: usize) -> Option<Case> {
         let trunk = self.trunk.clone()?;
         let cost = batch as u64 * trunk.cost();
-        let mut pictures = FreshPictures::new();
+        let mut pictures = FreshPictures::default();
         let run = move || {
             let pictures = pictures.take(batch)?;
             let pictures: Vec<_> = pictures.iter().map(Arc::as_ref).collect();
@@ -158,7 +158,7 @@ impl Networks {
 
 fn encode(network: Arc<dyn Segmenter>, batch: usize) -> Case {
     let cost = batch as u64 * network.encode_cost();
-    let mut pictures = FreshPictures::new();
+    let mut pictures = FreshPictures::default();
     let run = move || {
         let pictures = pictures.take(batch)?;
         timed(|| network.encode(&pictures))
@@ -168,7 +168,7 @@ fn encode(network: Arc<dyn Segmenter>, batch: usize) -> Case {
 
 fn segment(network: Arc<dyn Segmenter>, batch: usize) -> Result<Case> {
     let cost = batch as u64 * network.decode_cost();
-    let embeddings = network.encode(&FreshPictures::new().take(1)?)?;
+    let embeddings = network.encode(&FreshPictures::default().take(1)?)?;
     let input = |embedding| SegmentInput { embedding, boxes: boxes(batch) };
     let inputs: Vec<_> = embeddings.into_iter().map(input).collect();
     let run = move || timed(|| network.segment(&inputs));
@@ -189,7 +189,7 @@ fn whole(networks: &Networks, pieces: usize) -> Option<Case> {
         + grounder.picture_cost()
         + segmenter.encode_cost()
         + questions * segmenter.decode_cost();
-    let mut pictures = FreshPictures::new();
+    let mut pictures = FreshPictures::default();
     let run = move || {
         let pictures = pictures.take(1)?;
         let expressions = (0..ENTITIES).map(|i| format!("{EXPRESSION} {}", ['i', 'j'][i % 2]));

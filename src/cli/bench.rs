@@ -9,6 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::device::{DeviceName, DtypeName};
+use super::output::say;
 use super::startup::Bar;
 use crate::bench::{self, Case, Networks, RandomSizes, Shapes, Stage, Times};
 use crate::models::device_name;
@@ -123,13 +124,13 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         return args.on_demand(&loaded);
     }
     let mut results = Vec::new();
-    println!("{}", header(args.peak.is_some()));
+    say!("{}", header(args.peak.is_some()))?;
     for &threads in &args.threads {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
         for mut case in args.cases(&loaded.networks)? {
             let times = pool.install(|| bench::measure(&mut case, args.warmup, args.repeats))?;
             let row = args.row(&case, &times, (pool.current_num_threads(), &loaded.dtype));
-            println!("{}", line(&row));
+            say!("{}", line(&row))?;
             results.push(row);
         }
     }

@@ -41,7 +41,7 @@ impl WarmUp {
 /// # Errors
 /// When a network fails, e.g. because the batch does not fit into the device's memory.
 pub fn warm_up(roles: &Roles, options: &PipelineOptions) -> Result<WarmUp, ModelError> {
-    let mut pictures = FreshPictures::new();
+    let mut pictures = FreshPictures::default();
     Round::new((1, 1), &mut pictures)?.run(roles)?;
     let largest = (options.max_batch, options.max_encode_batch);
     let round = Round::new(largest, &mut pictures)?;
@@ -115,14 +115,16 @@ pub struct FreshPictures {
     made: u32,
 }
 
-impl FreshPictures {
+impl Default for FreshPictures {
     /// None made yet.
-    pub fn new() -> Self {
+    fn default() -> Self {
         let pixel = |x: u32, y: u32| [(x * 255 / WIDTH) as u8, (y * 255 / HEIGHT) as u8, 128];
         let gradient = (0..HEIGHT).flat_map(|y| (0..WIDTH).flat_map(move |x| pixel(x, y)));
         Self { gradient: gradient.collect(), made: 0 }
     }
+}
 
+impl FreshPictures {
     /// So many new pictures.
     ///
     /// # Errors
