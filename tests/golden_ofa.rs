@@ -406,6 +406,10 @@ fn half_precision_stays_near() {
     let error = exact.iter().zip(&half).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
     println!("F16: {error:.1e}");
     assert!(error < 0.01, "{exact:?} {half:?}");
+    let small = entail(DType::BF16);
+    let error = exact.iter().zip(&small).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+    println!("BF16: {error:.1e}");
+    assert!(error > 0.0 && error < 0.02, "{exact:?} {small:?}");
     // Unlike its tokens, the answers' scores are not rounded to F16.
     let case = Case::open("fairseq");
     let weights = Weights::open(&folder("fairseq"), DType::F16, &Device::Cpu).unwrap();

@@ -129,7 +129,15 @@ fn half_precision_stays_close() {
     for name in all() {
         let golden = Golden::open(name);
         let tagger = TransformerTagger::load(&golden.dir, &Device::Cpu, DType::F16).unwrap();
+        let small = TransformerTagger::load(&golden.dir, &Device::Cpu, DType::BF16).unwrap();
         let all: Vec<&Case> = golden.cases.iter().collect();
+        for (case, labelling) in all.iter().zip(golden.label(&small, &all)) {
+            let largest = case.emissions.iter().fold(0f32, |max, value| max.max(value.abs()));
+            for (found, expected) in labelling.emissions.iter().zip(&case.emissions) {
+                let error = (found - expected).abs() / largest;
+                assert!(error < 0.04, "{name}, {}, BF16: {found} for {expected}", case.name);
+            }
+        }
         let mut rounded = true;
         for (case, labelling) in all.iter().zip(golden.label(&tagger, &all)) {
             let largest = case.emissions.iter().fold(0f32, |max, value| max.max(value.abs()));

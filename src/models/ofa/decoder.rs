@@ -8,7 +8,7 @@ use super::config::Config;
 use super::encoder::{EncoderOutput, Positions, tables};
 use super::position::{AbsoluteBias, RelativeTables, token_buckets};
 use crate::models::Result;
-use crate::models::ops::LayerNorm;
+use crate::models::ops::{LayerNorm, activation_type};
 
 #[derive(Debug)]
 struct Layer {
@@ -154,6 +154,7 @@ impl Decoder {
         let d = config.d_model;
         let heads = config.decoder_attention_heads;
         let exact = vb.to_dtype(DType::F32);
+        let kept = vb.to_dtype(activation_type(&vb));
         let rows = config.max_position_embeddings;
         let raw = exact.get((rows + 2, d), "embed_positions.weight")?.narrow(0, 0, rows)?;
         let raw = raw.contiguous()?;
@@ -170,10 +171,19 @@ impl Decoder {
             embedding_norm: norm(d, vb.pp("layernorm_embedding"))?,
             layers: layers.collect::<Result<_>>()?,
             norm: norm(d, vb.pp("layer_norm"))?,
-            self_positions: AbsoluteBias::new((&self_q, &own), (&self_k, &own), heads, vb.dtype())?,
-            cross_positions: AbsoluteBias::new((&cross_q, &own), cross_key, heads, vb.dtype())?,
-            token_tables: tables(config.decoder_layers, shape, &vb.pp("token_rel_pos_table_list"))?,
-            entangled: entangle.then(|| raw.to_dtype(vb.dtype())).transpose()?,
+            self_positions: AbsoluteBias::new(
+                (&self_q, &own),
+                (&self_k, &own),
+                heads,
+                kept.dtype(),
+            )?,
+            cross_positions: AbsoluteBias::new((&cross_q, &own), cross_key, heads, kept.dtype())?,
+            token_tables: tables(
+                config.decoder_layers,
+                shape,
+                &kept.pp("token_rel_pos_table_list"),
+            )?,
+            entangled: entangle.then(|| raw.to_dtype(kept.dtype())).transpose()?,
             bucket_size: config.token_bucket_size,
         })
     }

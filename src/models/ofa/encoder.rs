@@ -9,7 +9,7 @@ use super::position::{
     AbsoluteBias, RelativeTables, image_buckets, image_position_ids, token_buckets,
 };
 use super::resnet::Trunk;
-use crate::models::ops::{LayerNorm, Linear};
+use crate::models::ops::{LayerNorm, Linear, activation_type};
 use crate::models::{ModelError, Result};
 
 /// Up to this size, each layer's bias among image tokens is computed once, at load; beyond, it is
@@ -172,25 +172,29 @@ impl Encoder {
         let d = config.d_model;
         let heads = config.encoder_attention_heads;
         let exact = vb.to_dtype(DType::F32);
-        let positions = Positions::new(config, grid, &vb)?;
+        let kept = vb.to_dtype(activation_type(&vb));
+        let positions = Positions::new(config, grid, &kept)?;
         let pos = &positions.normalised;
         let (pos_q, pos_k) =
             (linear(d, d, exact.pp("pos_q_linear"))?, linear(d, d, exact.pp("pos_k_linear"))?);
-        let absolute = AbsoluteBias::new((&pos_q, pos), (&pos_k, pos), heads, vb.dtype())?;
-        let types = vb.get((2, d), "type_embedding.weight")?;
+        let absolute = AbsoluteBias::new((&pos_q, pos), (&pos_k, pos), heads, kept.dtype())?;
+        let types = kept.get((2, d), "type_embedding.weight")?;
         let layers = (0..config.encoder_layers).map(|i| Layer::new(config, &vb.pp("layers").pp(i)));
         let side = 2 * config.image_bucket_size - 1;
         let image_tables = tables(
             config.encoder_layers,
             (side * side + 3, heads),
-            &vb.pp("image_rel_pos_table_list"),
+            &kept.pp("image_rel_pos_table_list"),
         )?;
         let token_rows = 2 * config.token_bucket_size - 1;
-        let token_tables =
-            tables(config.encoder_layers, (token_rows, heads), &vb.pp("token_rel_pos_table_list"))?;
+        let token_tables = tables(
+            config.encoder_layers,
+            (token_rows, heads),
+            &kept.pp("token_rel_pos_table_list"),
+        )?;
         let image = (0, positions.image);
         let mut encoder = Self {
-            trunk: Trunk::new(config, vb.pp("embed_images"))?,
+            trunk: Trunk::new(config, kept.pp("embed_images"))?,
             tokens,
             text_type: types.get(0)?,
             text_norm: norm(d, vb.pp("layernorm_embedding"))?,

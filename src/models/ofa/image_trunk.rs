@@ -9,6 +9,7 @@ use super::resnet::Trunk;
 use super::weights::Weights;
 use crate::models::Result;
 use crate::models::checkpoint::read_json;
+use crate::models::ops::activation_type;
 use crate::models::pixels::squashed;
 use crate::vision::Picture;
 use crate::vision::resize::Filter;
@@ -32,6 +33,8 @@ impl ImageTrunk {
         model.validate()?;
         let config = model.network();
         let weights = Weights::open(dir, dtype, device)?.builder;
+        let dtype = activation_type(&weights);
+        let weights = weights.to_dtype(dtype);
         Ok(Self {
             trunk: Trunk::new(&config, weights.pp("encoder.embed_images"))?,
             config,

@@ -12,6 +12,7 @@ use super::tokenizer::Tokenizer;
 use super::weights::Weights;
 use crate::models::checkpoint::read_json;
 use crate::models::memo::PictureMemo;
+use crate::models::ops::activation_type;
 use crate::models::pixels::squashed;
 use crate::models::{ModelInfo, Result};
 use crate::vision::Picture;
@@ -43,6 +44,7 @@ impl Loaded {
         let tokenizer = Tokenizer::open(dir, model.vocabulary, sizes)?;
         let weights = Weights::open(dir, dtype, device)?;
         let info = weights.info;
+        let dtype = activation_type(&weights.builder);
         let network = Ofa::new(&config, model.grid(), weights.builder)?;
         Ok(Self {
             network,

@@ -7,6 +7,7 @@ use super::config::{Config, Vocabulary};
 use super::decoder::Decoder;
 use super::encoder::{Encoder, EncoderOutput, TextBatch};
 use super::search::{self, Hypothesis};
+use crate::models::ops::activation_type;
 use crate::models::{ModelError, Result};
 
 /// Encoder and decoder with the embedding that they share.
@@ -30,7 +31,8 @@ impl Ofa {
             "decoder.output_projection.weight",
         ];
         let name = names.into_iter().find(|name| vb.contains_tensor(name));
-        let weight = vb.get(shape, name.unwrap_or(names[0]))?;
+        let exact = vb.to_dtype(activation_type(&vb));
+        let weight = exact.get(shape, name.unwrap_or(names[0]))?;
         let tokens = Embedding::new(weight, config.d_model);
         let encoder = Encoder::new(config, grid, tokens.clone(), vb.pp("encoder"))?;
         let decoder = Decoder::new(config, encoder.positions(), tokens, vb.pp("decoder"))?;

@@ -22,7 +22,6 @@ pub use activation::{Activation, clamp, relu};
 pub use attention::{RelativePositions, Scores, attend, attends_by_tiles};
 pub use conv::{Conv2d, Travel};
 pub use depthwise::Depthwise;
-pub use gemm::Storage;
 pub use linear::{Linear, activation_type};
 pub use memory_pool::keep_freed_memory;
 pub use norm::LayerNorm;

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::simd::{Isa, Lanes, activate};
 #[cfg(target_arch = "x86_64")]
 use super::simd::{avx2::Avx2, avx512::Avx512};
-use super::{Activation, fused, values};
+use super::{Activation, activation_type, fused, values};
 
 /// Layer normalisation over the last dimension (Ba et al., 2016), with weight and bias.
 #[derive(Debug, Clone)]
@@ -19,11 +19,12 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
-    /// Reads `weight` and `bias`, `[width]`.
+    /// Reads `weight` and `bias`, `[width]`, in the type of the activations.
     ///
     /// # Errors
     /// A tensor is missing or has another shape.
     pub fn load(width: usize, epsilon: f64, vb: VarBuilder) -> Result<Self> {
+        let vb = vb.to_dtype(activation_type(&vb));
         Ok(Self { weight: vb.get(width, "weight")?, bias: vb.get(width, "bias")?, epsilon })
     }
 

@@ -7,7 +7,7 @@ use super::config::{Config, ImageEncoderConfig};
 use super::preprocess;
 use super::vit::Vit;
 use crate::models::Result;
-use crate::models::ops::{Activation, Conv2d};
+use crate::models::ops::{Activation, Conv2d, activation_type};
 use crate::models::pyramid::{Pyramid, pointwise};
 use crate::vision::Picture;
 
@@ -25,7 +25,7 @@ pub(super) struct Encoded {
 #[derive(Debug)]
 pub(super) enum ImageEncoder {
     Vit { vit: Vit, patch: usize },
-    Convolutional(Convolutional),
+    Convolutional(Box<Convolutional>),
 }
 
 impl ImageEncoder {
@@ -36,15 +36,16 @@ impl ImageEncoder {
                 patch: vit.patch_size,
             },
             ImageEncoderConfig::Convolutional(trunk) => {
+                let vb = vb.to_dtype(activation_type(&vb));
                 let [c4, ..] = trunk.taps()?;
                 let ([middle, fine], out) = (trunk.pyramid, config.out_chans);
                 let project = |sizes, name| pointwise(sizes, Activation::None, vb.pp(name));
-                Self::Convolutional(Convolutional {
+                Self::Convolutional(Box::new(Convolutional {
                     embed: project((middle, out), "embed")?,
                     at_8: project((fine, out / 4), "at_8")?,
                     at_4: project((c4, out / 8), "at_4")?,
                     pyramid: Pyramid::new(trunk, vb)?,
-                })
+                }))
             }
         })
     }

@@ -10,7 +10,7 @@ use super::config::Config;
 use super::ops::Linear;
 use super::prompt::PromptEncoder;
 use super::transformer::{Cells, TwoWayTransformer};
-use crate::models::ops::{Activation, LayerNorm};
+use crate::models::ops::{Activation, LayerNorm, activation_type};
 
 /// `LayerNorm2d`'s epsilon.
 const EPS: f64 = 1e-6;
@@ -43,11 +43,12 @@ impl MaskDecoder {
     /// `vb` is the root of the state dict: the decoder needs the prompt encoder's positions.
     pub(super) fn load(config: &Config, prompts: &PromptEncoder, vb: &VarBuilder) -> Result<Self> {
         let (dim, masks) = (config.out_chans, config.num_multimask_outputs + 1);
-        let positions = prompts.dense(config.grid(), vb.device())?.to_dtype(vb.dtype())?;
-        let no_mask = vb.get((1, dim), "prompt_encoder.no_mask_embed.weight")?.squeeze(0)?;
-        let vb = vb.pp("mask_decoder");
-        let iou_token = vb.get((1, dim), "iou_token.weight")?;
-        let mask_tokens = vb.get((masks, dim), "mask_tokens.weight")?;
+        let exact = vb.to_dtype(activation_type(vb));
+        let positions = prompts.dense(config.grid(), vb.device())?.to_dtype(exact.dtype())?;
+        let no_mask = exact.get((1, dim), "prompt_encoder.no_mask_embed.weight")?.squeeze(0)?;
+        let (vb, exact) = (vb.pp("mask_decoder"), exact.pp("mask_decoder"));
+        let iou_token = exact.get((1, dim), "iou_token.weight")?;
+        let mask_tokens = exact.get((masks, dim), "mask_tokens.weight")?;
         let upscaling = vb.pp("output_upscaling");
         let hypernetworks = vb.pp("output_hypernetworks_mlps");
         let (hidden, depth) = (config.iou_head_hidden_dim, config.iou_head_depth);

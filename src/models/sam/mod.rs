@@ -35,6 +35,7 @@ pub use prompt::{PointPrompt, Prompt};
 
 use crate::mask::{MaskFrame, MaskLogits};
 use crate::models::checkpoint::Checkpoint;
+use crate::models::ops::activation_type;
 use crate::models::{
     ImageEmbedding, MaskPrediction, ModelError, ModelInfo, Result, SegmentInput, Segmenter,
 };
@@ -111,7 +112,7 @@ impl Sam {
         let prompt_encoder = PromptEncoder::load(&config, &vb.pp("prompt_encoder"))?;
         Ok(Self {
             device: vb.device().clone(),
-            dtype: vb.dtype(),
+            dtype: activation_type(&vb),
             image_encoder: ImageEncoder::load(&config, vb.pp("image_encoder"))?,
             mask_decoder: MaskDecoder::load(&config, &prompt_encoder, &vb)?,
             prompt_encoder,

@@ -6,7 +6,7 @@ use candle_nn::VarBuilder;
 
 use super::config::VitConfig;
 use super::ops::{Conv3x3, Linear, attend, join_heads, resize_table};
-use crate::models::ops::{Activation, LayerNorm, RelativePositions};
+use crate::models::ops::{Activation, LayerNorm, RelativePositions, activation_type};
 
 const EPS: f64 = 1e-6;
 
@@ -59,7 +59,7 @@ impl Vit {
 /// The absolute position embedding as `[grid², dim]`, interpolated where the checkpoint was made
 /// for another picture size.
 fn positions(grid: usize, vb: &VarBuilder) -> Result<Tensor> {
-    let stored = vb.get_unchecked("pos_embed")?.squeeze(0)?;
+    let stored = vb.get_unchecked_dtype("pos_embed", activation_type(vb))?.squeeze(0)?;
     let rows = resize_table(&stored, grid)?.transpose(0, 1)?.contiguous()?;
     resize_table(&rows, grid)?.transpose(0, 1)?.flatten_to(1)
 }
@@ -165,7 +165,8 @@ enum Relative {
 
 impl Attention {
     fn load(dim: usize, heads: usize, side: usize, vb: VarBuilder) -> Result<Self> {
-        let relative = |name: &str| relative_positions(&vb.get_unchecked(name)?, side);
+        let dtype = activation_type(&vb);
+        let relative = |name: &str| relative_positions(&vb.get_unchecked_dtype(name, dtype)?, side);
         let (rows, columns) = (relative("rel_pos_h")?, relative("rel_pos_w")?);
         let positions = match RelativePositions::pack(&rows, &columns)? {
             Some(packed) => Relative::Packed(packed),

@@ -46,7 +46,6 @@ impl Encoder {
         let hidden = config.hidden_size;
         let vb_embeddings = vb.pp("embeddings");
         let table = |rows, name: &str| embedding(rows, hidden, vb_embeddings.pp(name));
-        let norm = vb_embeddings.pp("LayerNorm").to_dtype(activation_type(vb));
         let layers = (0..config.num_hidden_layers)
             .map(|index| Layer::load(config, &vb.pp("encoder.layer").pp(index)))
             .collect::<Result<_>>()?;
@@ -54,7 +53,7 @@ impl Encoder {
             words: table(config.vocab_size, "word_embeddings")?,
             positions: table(config.max_position_embeddings, "position_embeddings")?,
             token_types: table(config.type_vocab_size, "token_type_embeddings")?,
-            norm: LayerNorm::load(hidden, config.layer_norm_eps, norm)?,
+            norm: LayerNorm::load(hidden, config.layer_norm_eps, vb_embeddings.pp("LayerNorm"))?,
             activations: activation_type(vb),
             layers,
             family: config.model_type,
@@ -138,8 +137,7 @@ struct Layer {
 impl Layer {
     fn load(config: &EncoderConfig, vb: &VarBuilder) -> Result<Self> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let exact = vb.to_dtype(activation_type(vb));
-        let norm = |name: &str| LayerNorm::load(hidden, config.layer_norm_eps, exact.pp(name));
+        let norm = |name: &str| LayerNorm::load(hidden, config.layer_norm_eps, vb.pp(name));
         let fused = fused(config.hidden_act);
         let then = fused.unwrap_or_default();
         Ok(Self {

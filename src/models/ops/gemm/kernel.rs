@@ -31,14 +31,6 @@ impl Stored for u16 {
     }
 }
 
-impl Stored for i8 {
-    #[inline(always)]
-    unsafe fn widen<L: Lanes>(from: *const Self) -> L {
-        // SAFETY: passed on to the caller.
-        unsafe { L::load_i8(from) }
-    }
-}
-
 /// One tile: `rows` × `columns` sums over `depth` inputs.
 #[derive(Clone, Copy)]
 pub(in crate::models::ops) struct Tile<W> {
@@ -59,12 +51,10 @@ pub(in crate::models::ops) struct Tile<W> {
     pub(in crate::models::ops) resume: bool,
 }
 
-/// What happens to finished sums: `activation(scale · sum + bias + addend)`. Pointers are null
+/// What happens to finished sums: `activation(sum + bias + addend)`. Pointers are null
 /// where there is nothing; the others point at the tile's first column.
 #[derive(Clone, Copy)]
 pub(in crate::models::ops) struct Finish {
-    /// A whole tile of columns.
-    pub(in crate::models::ops) scale: *const f32,
     /// A whole tile of columns.
     pub(in crate::models::ops) bias: *const f32,
     /// The columns that exist, in `period` rows `stride` apart; row `i` of the product takes row
@@ -227,7 +217,7 @@ unsafe fn one_by_one<L: Lanes, W: Stored>(tile: &Tile<W>, apart: usize, finish: 
 /// See [`compute`].
 #[inline(always)]
 unsafe fn store<L: Lanes, W>(tile: &Tile<W>, finish: Option<&Finish>, row: usize, sums: [L; 2]) {
-    // SAFETY: offsets stay inside the tile's columns that exist; `bias` and `scale` have whole tiles.
+    // SAFETY: offsets stay inside the tile's columns that exist; `bias` has whole tiles.
     unsafe {
         for (half, mut sum) in sums.into_iter().enumerate() {
             let column = half * L::WIDTH;
@@ -242,9 +232,6 @@ unsafe fn store<L: Lanes, W>(tile: &Tile<W>, finish: Option<&Finish>, row: usize
                 sum = sum.add(read(to));
             }
             if let Some(finish) = finish {
-                if !finish.scale.is_null() {
-                    sum = sum.mul(L::load(finish.scale.add(column)));
-                }
                 if !finish.bias.is_null() {
                     sum = sum.add(L::load(finish.bias.add(column)));
                 }

@@ -23,7 +23,7 @@ use super::simd::Isa;
 use kernel::{Finish, Stored, Tile, compute};
 use panels::{PackedWeights, Panels, pack_rows};
 
-pub use panels::Storage;
+pub(super) use panels::Storage;
 
 /// Inputs that are summed at a time: a panel of weights then stays in the first cache.
 const DEPTH: usize = 384;
@@ -80,7 +80,7 @@ impl PackedLinear {
     /// `x` or `addend` are not whole rows.
     pub(super) fn forward(&self, x: &[f32], addend: Option<Addend>) -> Result<Vec<f32>> {
         let (inputs, outputs) = self.shape();
-        if inputs == 0 || outputs == 0 || x.len() % inputs != 0 {
+        if inputs == 0 || outputs == 0 || !x.len().is_multiple_of(inputs) {
             return Err(Error::msg(format!("{} values in rows of {inputs}", x.len())));
         }
         let rows = x.len() / inputs;
@@ -178,7 +178,6 @@ impl<'a> Product<'a> {
             match &self.layer.weights.panels {
                 Panels::F32(panels) => self.block_of(packed, panels, block, to),
                 Panels::Bf16(panels) => self.block_of(packed, panels, block, to),
-                Panels::Int8(panels) => self.block_of(packed, panels, block, to),
             }
         }
     }
@@ -227,7 +226,6 @@ impl<'a> Product<'a> {
         let outputs = self.layer.weights.outputs;
         let at = |values: Option<&[f32]>| values.map_or(null(), |values| values[column..].as_ptr());
         Finish {
-            scale: at(self.layer.weights.scales.as_deref()),
             bias: at(self.layer.bias.as_deref()),
             addend: at(self.addend),
             period: self.addend.map_or(self.rows, |values| values.len() / outputs),

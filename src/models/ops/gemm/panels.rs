@@ -9,14 +9,11 @@ use crate::models::ops::simd::Isa;
 
 /// How packed weights are stored. Sums are always `f32`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Storage {
+pub(in crate::models::ops) enum Storage {
     /// As given.
     F32,
     /// Upper halves of `f32`, rounded to nearest: half the memory, relative error up to 2⁻⁹.
     Bf16,
-    /// A byte, and a scale for each output: a quarter of the memory, error up to 1/254 of the
-    /// output's largest weight.
-    Int8,
 }
 
 /// Packed weights.
@@ -24,15 +21,12 @@ pub enum Storage {
 pub(super) enum Panels {
     F32(Vec<f32>),
     Bf16(Vec<u16>),
-    Int8(Vec<i8>),
 }
 
 /// Weights of a layer, packed for one instruction set.
 #[derive(Debug)]
 pub(super) struct PackedWeights {
     pub(super) panels: Panels,
-    /// What each output's sum is multiplied by, padded to whole panels; nothing where all are 1.
-    pub(super) scales: Option<Vec<f32>>,
     pub(super) isa: Isa,
     pub(super) inputs: usize,
     pub(super) outputs: usize,
@@ -43,31 +37,20 @@ impl PackedWeights {
     pub(super) fn new(weight: &[f32], inputs: usize, storage: Storage, isa: Isa) -> Self {
         let outputs = weight.len().checked_div(inputs).unwrap_or(0);
         let pack = Pack { weight, inputs, outputs, columns: isa.columns() };
-        let mut scales = None;
         let panels = match storage {
-            Storage::F32 => Panels::F32(pack.each(|value, _| value)),
-            Storage::Bf16 => Panels::Bf16(pack.each(|value, _| to_bf16(value))),
-            Storage::Int8 => {
-                let found = pack.scales();
-                let byte = |value: f32, output: usize| (value / found[output]).round() as i8;
-                let panels = Panels::Int8(pack.each(byte));
-                scales = Some(found);
-                panels
-            }
+            Storage::F32 => Panels::F32(pack.each(|value| value)),
+            Storage::Bf16 => Panels::Bf16(pack.each(to_bf16)),
         };
-        Self { panels, scales, isa, inputs, outputs }
+        Self { panels, isa, inputs, outputs }
     }
 
     /// Bytes of weights.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
-        let scales = self.scales.as_ref().map_or(0, |scales| 4 * scales.len());
-        scales
-            + match &self.panels {
-                Panels::F32(values) => 4 * values.len(),
-                Panels::Bf16(values) => 2 * values.len(),
-                Panels::Int8(values) => values.len(),
-            }
+        match &self.panels {
+            Panels::F32(values) => 4 * values.len(),
+            Panels::Bf16(values) => 2 * values.len(),
+        }
     }
 }
 
@@ -80,11 +63,8 @@ struct Pack<'a> {
 }
 
 impl Pack<'_> {
-    /// Every weight, and which output it belongs to, through `store`; zeros beyond the last output.
-    fn each<T: Copy + Default + Send + Sync>(
-        &self,
-        store: impl Fn(f32, usize) -> T + Sync,
-    ) -> Vec<T> {
+    /// Every weight through `store`; zeros beyond the last output.
+    fn each<T: Copy + Default + Send + Sync>(&self, store: impl Fn(f32) -> T + Sync) -> Vec<T> {
         let (inputs, columns) = (self.inputs, self.columns);
         let mut panels = vec![T::default(); self.outputs.div_ceil(columns) * inputs * columns];
         if inputs == 0 {
@@ -95,25 +75,11 @@ impl Pack<'_> {
             for column in 0..columns.min(self.outputs - first) {
                 let row = &self.weight[(first + column) * inputs..][..inputs];
                 for (values, &value) in panel.chunks_exact_mut(columns).zip(row) {
-                    values[column] = store(value, first + column);
+                    values[column] = store(value);
                 }
             }
         });
         panels
-    }
-
-    /// What makes each output's largest weight 127; 1 where all are zero.
-    fn scales(&self) -> Vec<f32> {
-        let mut scales = vec![1.0; self.outputs.next_multiple_of(self.columns)];
-        if self.inputs > 0 {
-            for (scale, row) in scales.iter_mut().zip(self.weight.chunks_exact(self.inputs)) {
-                let largest = row.iter().fold(0f32, |largest, value| largest.max(value.abs()));
-                if largest > 0.0 {
-                    *scale = largest / 127.0;
-                }
-            }
-        }
-        scales
     }
 }
 

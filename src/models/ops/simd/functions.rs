@@ -13,8 +13,7 @@ use crate::models::ops::Activation;
 /// See [`Lanes`].
 #[inline(always)]
 pub(in crate::models::ops) unsafe fn exp<L: Lanes>(x: L) -> L {
-    const COEFFICIENTS: [f32; 5] =
-        [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1];
+    const COEFFICIENTS: [f32; 5] = [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
     // SAFETY: passed on to the caller.
     unsafe {
         let x = L::splat(88.0).min(L::splat(-87.3).max(x));
@@ -71,7 +70,7 @@ pub(in crate::models::ops) unsafe fn activate<L: Lanes>(activation: Activation, 
                 // x (1 + tanh u) / 2 = x / (1 + exp(-2 u))
                 let cube = x.mul(x).mul(x);
                 let u = L::splat(0.044_715).fma(cube, x);
-                let twice = L::splat(-1.595_769_1).mul(u);
+                let twice = L::splat(-1.595_769).mul(u);
                 x.div(L::splat(1.0).add(exp(twice)))
             }
         }
