@@ -145,15 +145,28 @@ impl<'a> Product<'a> {
         Ok(Self { layer, rows, addend })
     }
 
-    /// Rows in panels of a tile's height, the last as high as what is left.
-    fn pack(&self, x: &[f32]) -> Vec<f32> {
+    /// Inputs that are summed at a time.
+    fn depth(&self) -> usize {
         let inputs = self.layer.weights.inputs;
+        inputs.div_ceil(inputs.div_ceil(DEPTH))
+    }
+
+    /// Blocks of rows, in each the inputs that are summed at a time, in these panels of a tile's
+    /// height, the last as high as what is left: so a task reads one stretch of memory. (Panels of
+    /// all inputs lie a multiple of 4096 bytes apart and push each other out of the cache.)
+    fn pack(&self, x: &[f32]) -> Vec<f32> {
+        let (inputs, height) = (self.layer.weights.inputs, self.layer.weights.isa.rows());
+        let depth = self.depth();
         let mut packed = vec![0.0; x.len()];
-        let panel = self.layer.weights.isa.rows() * inputs;
-        let panels = packed.par_chunks_mut(panel).zip(x.par_chunks(panel));
-        panels
-            .with_min_len((1 << 14) / panel + 1)
-            .for_each(|(packed, x)| pack_rows(x, inputs, packed));
+        let blocks = x.par_chunks(BLOCK_ROWS * inputs);
+        blocks.zip(packed.par_chunks_mut(BLOCK_ROWS * inputs)).for_each(|(x, packed)| {
+            let rows = x.len() / inputs;
+            packed.par_chunks_mut(rows * depth).enumerate().for_each(|(step, packed)| {
+                let (first, depth) = (step * depth, packed.len() / rows);
+                let panels = packed.chunks_mut(height * depth).zip(x.chunks(height * inputs));
+                panels.for_each(|(panel, x)| pack_rows(x, inputs, (first, depth), panel));
+            });
+        });
         packed
     }
 
@@ -171,7 +184,7 @@ impl<'a> Product<'a> {
     }
 
     /// # Safety
-    /// `packed` starts with the block's rows in panels; `to` has room for the product.
+    /// `packed` starts with the block's rows, see [`Product::pack`]; `to` has room for the product.
     unsafe fn block(&self, packed: &[f32], block: &Block, to: Target) {
         // SAFETY: passed on to the caller.
         unsafe {
@@ -188,8 +201,7 @@ impl<'a> Product<'a> {
         let PackedWeights { isa, inputs, outputs, .. } = self.layer.weights;
         let ((first_row, rows), (first_panel, count)) = (block.rows, block.panels);
         let (height, width) = (isa.rows(), isa.columns());
-        let steps = inputs.div_ceil(DEPTH);
-        let depth = inputs.div_ceil(steps);
+        let depth = self.depth();
         for start in (0..inputs).step_by(depth) {
             let depth = depth.min(inputs - start);
             let last = start + depth == inputs;
@@ -198,7 +210,7 @@ impl<'a> Product<'a> {
                 let right = &panels[panel * inputs * width + start * width..];
                 for row in (0..rows).step_by(height) {
                     let high = height.min(rows - row);
-                    let left = &packed[row * inputs + start * high..];
+                    let left = &packed[start * rows + row * depth..];
                     let finish = last.then(|| self.finish(first_row + row, column));
                     // SAFETY: the processor has the instructions, for which the weights were
                     // packed; the slices hold `depth` steps of the tile, and the target the tile.

@@ -92,16 +92,23 @@ fn to_bf16(value: f32) -> u16 {
     ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16
 }
 
-/// Packs rows `x`, `[n, inputs]`, into `panel`, `[inputs, n]`.
-pub(super) fn pack_rows(x: &[f32], inputs: usize, panel: &mut [f32]) {
+/// Packs `depth` inputs from `first` on of the rows `x`, `[n, inputs]`, into `panel`, `[depth, n]`.
+pub(super) fn pack_rows(
+    x: &[f32],
+    inputs: usize,
+    (first, depth): (usize, usize),
+    panel: &mut [f32],
+) {
     /// Inputs at a time, so that both sides stay in the cache's first level.
     const BLOCK: usize = 16;
     let rows = x.len() / inputs;
-    for start in (0..inputs).step_by(BLOCK) {
-        let end = inputs.min(start + BLOCK);
+    for start in (0..depth).step_by(BLOCK) {
+        let end = depth.min(start + BLOCK);
         let columns = &mut panel[start * rows..end * rows];
         for (row, values) in x.chunks_exact(inputs).enumerate() {
-            for (column, &value) in columns.chunks_exact_mut(rows).zip(&values[start..end]) {
+            for (column, &value) in
+                columns.chunks_exact_mut(rows).zip(&values[first + start..first + end])
+            {
                 column[row] = value;
             }
         }
@@ -125,8 +132,10 @@ mod tests {
 
     #[test]
     fn rows_are_packed_input_by_input() {
-        let mut panel = vec![0.0; 6];
-        pack_rows(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 3, &mut panel);
+        let (x, mut panel) = ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], vec![0.0; 6]);
+        pack_rows(&x, 3, (0, 3), &mut panel);
         assert_eq!(panel, [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+        pack_rows(&x, 3, (1, 2), &mut panel[..4]);
+        assert_eq!(panel[..4], [2.0, 5.0, 3.0, 6.0]);
     }
 }
