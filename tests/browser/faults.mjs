@@ -1,9 +1,11 @@
 // The stages of an answer one by one, and everything that can go wrong on the way.
 
 import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
 import { test } from "node:test";
 
-import { startServer } from "../common/server.mjs";
+import { ROOT, startServer } from "../common/server.mjs";
 import { begin, events, refuse, script, tell } from "./scripted.mjs";
 import { choose, ended, open, press, send, shared } from "./setup.mjs";
 
@@ -118,7 +120,13 @@ const WORDS = [
   [422, "invalid_input", /did not accept this: a detail\./], [401, "unauthorized", /key/],
   [503, "unavailable", /not ready/], [504, "deadline_exceeded", /too long/], [408, "request_timeout", /too long/],
   [500, "internal", /inside the server.*an-id/], [404, "not_found", /version/], [400, "malformed_request", /could not read/],
+  [405, "method_not_allowed", /Load the page again/], [422, "url_input_disabled", /by their address/], [429, "overloaded", /busy/],
 ];
+
+test("the server has no problem that is missing here", async () => {
+  const { components } = JSON.parse(await readFile(join(ROOT, "openapi/openapi.json"), "utf8"));
+  assert.deepEqual(WORDS.map(([, code]) => code).sort(), components.schemas.Code.enum.toSorted());
+});
 
 test("every problem is told in words", async (t) => {
   let problem;
