@@ -4,6 +4,7 @@
 //! at start-up, and the machine's speed is known.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{PipelineOptions, Roles};
@@ -109,18 +110,20 @@ impl Round {
     }
 }
 
-/// Pictures with some structure in them, told apart by a number in their first pixels.
+/// Pictures with some structure in them, told apart by a number in their first pixels. None is made
+/// twice in a process: whoever measures after another would find what networks remember.
 pub struct FreshPictures {
     gradient: Vec<u8>,
-    made: u32,
 }
 
+/// How many were made.
+static MADE: AtomicU32 = AtomicU32::new(0);
+
 impl Default for FreshPictures {
-    /// None made yet.
     fn default() -> Self {
         let pixel = |x: u32, y: u32| [(x * 255 / WIDTH) as u8, (y * 255 / HEIGHT) as u8, 128];
         let gradient = (0..HEIGHT).flat_map(|y| (0..WIDTH).flat_map(move |x| pixel(x, y)));
-        Self { gradient: gradient.collect(), made: 0 }
+        Self { gradient: gradient.collect() }
     }
 }
 
@@ -134,9 +137,9 @@ impl FreshPictures {
     }
 
     fn next(&mut self) -> Result<Arc<Picture>, ModelError> {
-        self.made += 1;
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
         let mut pixels = self.gradient.clone();
-        pixels[..4].copy_from_slice(&self.made.to_le_bytes());
+        pixels[..4].copy_from_slice(&number.to_le_bytes());
         Picture::from_rgb(WIDTH, HEIGHT, pixels)
             .map(Arc::new)
             .map_err(|error| ModelError::Weights(error.to_string()))
