@@ -10,9 +10,11 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::Init;
 use candle_nn::var_builder::SimpleBackend;
+use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::checkpoint::{hash_reader, unreadable};
+use super::ops::WEIGHT_SCALE;
 use super::{ModelError, Result};
 
 /// As large as the format lets a header be.
@@ -66,6 +68,25 @@ impl StreamedTensors {
         hash.map_err(|source| unreadable(&self.path, source))
     }
 
+    /// What the bytes `[outputs, inputs]` of a weight stand for: each output has a scale.
+    fn scaled(
+        &self,
+        name: &str,
+        info: &TensorInfo,
+        bytes: &[u8],
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        let scale = scale_name(name);
+        if !self.tensors.contains_key(&scale) {
+            return Err(Error::other(format!("{name} holds bytes, but {scale} is missing")).into());
+        }
+        let values: Vec<f32> = bytes.iter().map(|&byte| f32::from(byte as i8)).collect();
+        let values = Tensor::from_vec(values, &info.shape[..], device)?;
+        let outputs = info.shape.first().copied().unwrap_or_default();
+        let scales = self.get_unchecked(&scale, DType::F32, device)?.reshape((outputs, 1))?;
+        values.broadcast_mul(&scales)
+    }
+
     fn bytes(&self, info: &TensorInfo) -> std::io::Result<Vec<u8>> {
         let (begin, end) = info.data_offsets;
         let mut bytes = vec![0; end - begin];
@@ -73,6 +94,14 @@ impl StreamedTensors {
         file.seek(SeekFrom::Start(self.data + begin as u64))?;
         file.read_exact(&mut bytes)?;
         Ok(bytes)
+    }
+}
+
+/// The name of the scales of the weight `name`.
+pub(super) fn scale_name(name: &str) -> String {
+    match name.rsplit_once('.') {
+        Some((layer, _)) => format!("{layer}.{WEIGHT_SCALE}"),
+        None => WEIGHT_SCALE.to_owned(),
     }
 }
 
@@ -121,6 +150,9 @@ impl SimpleBackend for StreamedTensors {
             .get(name)
             .ok_or_else(|| candle_core::Error::CannotFindTensor { path: name.to_owned() }.bt())?;
         let bytes = self.bytes(info).map_err(candle_core::Error::wrap)?;
+        if info.dtype == Dtype::I8 {
+            return self.scaled(name, info, &bytes, device)?.to_dtype(dtype);
+        }
         let stored: DType = info.dtype.try_into()?;
         Tensor::from_raw_buffer(&bytes, stored, &info.shape, device)?.to_dtype(dtype)
     }
@@ -167,6 +199,28 @@ mod tests {
             };
             assert_eq!((read.dims(), values(&read)), (expected.dims(), values(expected)), "{name}");
         }
+    }
+
+    #[test]
+    fn bytes_are_multiplied_by_their_scales() {
+        use safetensors::tensor::TensorView;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("model.safetensors");
+        let scales: Vec<u8> = [0.5f32, 2.0].iter().flat_map(|scale| scale.to_le_bytes()).collect();
+        let bytes = [1u8, 0xff, 127, 0, 3, 0x81];
+        let weight = TensorView::new(Dtype::I8, vec![2, 3], &bytes).unwrap();
+        let tensors = [
+            ("a.weight", weight.clone()),
+            ("a.weight_scale", TensorView::new(Dtype::F32, vec![2, 1], &scales).unwrap()),
+            ("b.weight", weight),
+        ];
+        safetensors::serialize_to_file(tensors, None, &path).unwrap();
+        let file = StreamedTensors::open(&path).unwrap();
+        let get = |name: &str| file.get_unchecked(name, DType::F32, &Device::Cpu);
+        let expected = [[0.5, -0.5, 63.5], [0.0, 6.0, -254.0]];
+        assert_eq!(get("a.weight").unwrap().to_vec2::<f32>().unwrap(), expected);
+        let error = get("b.weight").unwrap_err().to_string();
+        assert!(error.contains("b.weight_scale"), "{error}");
     }
 
     #[test]
