@@ -1,14 +1,14 @@
-//! Weight files on disk: safetensors, or PyTorch's zip format.
+//! Weight files on disk: safetensors, or PyTorch's checkpoints.
 
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use candle_core::pickle::PthTensors;
 use candle_core::{DType, Device, DeviceLocation};
 use candle_nn::VarBuilder;
 use safetensors::Dtype;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::streamed::StreamedTensors;
@@ -20,6 +20,8 @@ pub(super) struct Checkpoint {
     pub(super) builder: VarBuilder<'static>,
     /// The tensors that the file holds.
     pub(super) tensors: Vec<StoredTensor>,
+    /// What a file of PyTorch's holds of settings, by the keys `cfg` and `args`; `Null` without.
+    pub(super) settings: Value,
     /// Lower-case SHA-256 of the file.
     sha256: String,
 }
@@ -36,7 +38,7 @@ pub(super) struct StoredTensor {
 
 impl Checkpoint {
     /// Opens the first of `files` that `dir` holds. A PyTorch file's state dict may lie under the
-    /// key `wrapper`.
+    /// key `wrapper`, or under one that is usual.
     ///
     /// # Errors
     /// There is none, or it cannot be read.
@@ -51,48 +53,16 @@ impl Checkpoint {
         let path = path.ok_or_else(|| {
             ModelError::Weights(format!("none of {} in {}", files.join(", "), dir.display()))
         })?;
-        if path.extension().is_some_and(|extension| extension == "safetensors") {
-            Self::from_safetensors(&path, dtype, device)
-        } else {
-            Self::from_pickle(&path, wrapper, dtype, device)
-        }
-    }
-
-    fn from_safetensors(path: &Path, dtype: DType, device: &Device) -> Result<Self> {
-        let file = StreamedTensors::open(path)?;
+        let file = StreamedTensors::open(&path, wrapper)?;
         let sha256 = file.sha256()?;
         let tensors = file.tensors().iter().map(|(name, info)| StoredTensor {
             name: name.clone(),
-            elements: info.shape.iter().product::<usize>() as u64,
+            elements: info.elements() as u64,
             is_bytes: info.dtype == Dtype::U8,
         });
-        let tensors = tensors.collect();
+        let (tensors, settings) = (tensors.collect(), file.settings().clone());
         let builder = VarBuilder::from_backend(Box::new(file), dtype, device.clone());
-        Ok(Self { builder, tensors, sha256 })
-    }
-
-    fn from_pickle(
-        path: &Path,
-        wrapper: Option<&str>,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Self> {
-        let sha256 = hash_file(path).map_err(|source| unreadable(path, source))?;
-        let tensors = PthTensors::new(path, wrapper).or_else(|_| PthTensors::new(path, None))?;
-        let stored: Vec<StoredTensor> = tensors
-            .tensor_infos()
-            .iter()
-            .map(|(name, info)| StoredTensor {
-                name: name.clone(),
-                elements: info.layout.shape().elem_count() as u64,
-                is_bytes: info.dtype == DType::U8,
-            })
-            .collect();
-        if stored.is_empty() {
-            return Err(ModelError::Weights(format!("{}: no tensors", path.display())));
-        }
-        let builder = VarBuilder::from_backend(Box::new(tensors), dtype, device.clone());
-        Ok(Self { builder, tensors: stored, sha256 })
+        Ok(Self { builder, tensors, settings, sha256 })
     }
 
     /// What is told of a model that holds the tensors for which `used` is true.
@@ -116,6 +86,21 @@ impl Checkpoint {
             sha256: self.sha256.clone(),
         }
     }
+}
+
+/// Name, shape and stored data type of every tensor in a weight file, by name.
+///
+/// # Errors
+/// The file cannot be read, is no weight file, or ends early.
+pub fn describe_weights(path: &Path) -> Result<Vec<(String, Vec<usize>, String)>> {
+    let file = StreamedTensors::open(path, None)?;
+    let described = file.tensors().iter().map(|(name, tensor)| {
+        let dtype = format!("{:?}", tensor.dtype).to_lowercase();
+        (name.clone(), tensor.shape.clone(), dtype)
+    });
+    let mut described: Vec<_> = described.collect();
+    described.sort();
+    Ok(described)
 }
 
 /// The JSON file at `path`.

@@ -15,6 +15,7 @@ mod expression;
 mod memo;
 pub mod ofa;
 pub mod ops;
+mod pickle;
 mod pixels;
 pub mod pyramid;
 mod roles;
@@ -23,7 +24,7 @@ mod streamed;
 pub mod tagger;
 
 pub use byte_lru::ByteLru;
-pub use checkpoint::{device_name, hash_file};
+pub use checkpoint::{describe_weights, device_name, hash_file};
 pub use entity::{CharSpan, EntityType, FineType, TaggedEntity};
 pub use error::{ModelError, Result};
 pub use expander::TypeExpander;

@@ -90,6 +90,9 @@ pub enum PackError {
         /// What would do.
         known: &'static str,
     },
+    /// A weight file cannot be read.
+    #[error(transparent)]
+    Weights(ModelError),
     /// A network could not be loaded.
     #[error("{role}: {source}")]
     Model {
