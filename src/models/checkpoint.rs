@@ -30,14 +30,21 @@ pub(super) struct Checkpoint {
 pub(super) struct StoredTensor {
     /// The file's name for it.
     pub(super) name: String,
-    /// Number of its elements.
-    pub(super) elements: u64,
+    /// Its shape.
+    pub(super) shape: Vec<usize>,
     /// Whether its elements are bytes, which stay bytes on the device.
     pub(super) is_bytes: bool,
 }
 
+impl StoredTensor {
+    /// Number of its elements.
+    fn elements(&self) -> u64 {
+        self.shape.iter().product::<usize>() as u64
+    }
+}
+
 impl Checkpoint {
-    /// Opens the first of `files` that `dir` holds. A PyTorch file's state dict may lie under the
+    /// Opens the first of `files` that `dir` holds, or the only weight file that it holds. A PyTorch file's state dict may lie under the
     /// key `wrapper`, or under one that is usual.
     ///
     /// # Errors
@@ -49,15 +56,12 @@ impl Checkpoint {
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
-        let path = files.iter().map(|name| dir.join(name)).find(|path| path.is_file());
-        let path = path.ok_or_else(|| {
-            ModelError::Weights(format!("none of {} in {}", files.join(", "), dir.display()))
-        })?;
+        let path = weight_file(dir, files)?;
         let file = StreamedTensors::open(&path, wrapper)?;
         let sha256 = file.sha256()?;
         let tensors = file.tensors().iter().map(|(name, info)| StoredTensor {
             name: name.clone(),
-            elements: info.elements() as u64,
+            shape: info.shape.clone(),
             is_bytes: info.dtype == Dtype::U8,
         });
         let (tensors, settings) = (tensors.collect(), file.settings().clone());
@@ -79,13 +83,48 @@ impl Checkpoint {
         let used = || self.tensors.iter().filter(|tensor| used(tensor));
         ModelInfo {
             architecture: architecture.to_owned(),
-            parameters: used().map(|tensor| tensor.elements).sum(),
-            bytes: used().map(|tensor| tensor.elements * width(tensor)).sum(),
+            parameters: used().map(|tensor| tensor.elements()).sum(),
+            bytes: used().map(|tensor| tensor.elements() * width(tensor)).sum(),
             dtype: dtype.as_str().to_owned(),
             device: device_name(self.builder.device()),
             sha256: self.sha256.clone(),
         }
     }
+}
+
+/// The first of `files` that `dir` holds; without, its only weight file, whatever its name.
+fn weight_file(dir: &Path, files: &[&str]) -> Result<PathBuf> {
+    if let Some(path) = files.iter().map(|name| dir.join(name)).find(|path| path.is_file()) {
+        return Ok(path);
+    }
+    let listed = fs::read_dir(dir).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
+    let listed = listed.map_err(|source| unreadable(dir, source))?.into_iter();
+    let mut others: Vec<PathBuf> =
+        listed.map(|entry| entry.path()).filter(|path| is_weights(path)).collect();
+    match (others.pop(), others.len()) {
+        (Some(only), 0) => Ok(only),
+        (Some(_), more) => Err(ModelError::Weights(format!(
+            "{}: has {} weight files and none of {}; call the one that is meant {}, and merge those \
+             that are parts of one",
+            dir.display(),
+            more + 1,
+            files.join(", "),
+            files[0]
+        ))),
+        _ => Err(ModelError::Weights(format!("none of {} in {}", files.join(", "), dir.display()))),
+    }
+}
+
+/// What trainers leave beside the weights in files named like them.
+const NO_WEIGHTS: [&str; 4] =
+    ["optimizer.pt", "scheduler.pt", "training_args.bin", "rng_state.pth"];
+
+/// Whether a file's name is that of weights.
+pub fn is_weights(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let other = name.starts_with('.') || NO_WEIGHTS.contains(&&*name);
+    !other && matches!(extension, Some("safetensors" | "bin" | "pt" | "pth"))
 }
 
 /// Name, shape and stored data type of every tensor in a weight file, by name.

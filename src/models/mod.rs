@@ -24,7 +24,7 @@ mod streamed;
 pub mod tagger;
 
 pub use byte_lru::ByteLru;
-pub use checkpoint::{describe_weights, device_name, hash_file};
+pub use checkpoint::{describe_weights, device_name, hash_file, is_weights};
 pub use entity::{CharSpan, EntityType, FineType, TaggedEntity};
 pub use error::{ModelError, Result};
 pub use expander::TypeExpander;

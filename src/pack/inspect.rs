@@ -43,12 +43,6 @@ impl WeightSummary {
     }
 }
 
-/// Whether a file's name is that of weights.
-pub fn is_weights(path: &Path) -> bool {
-    let extension = path.extension().and_then(|extension| extension.to_str());
-    matches!(extension, Some("safetensors" | "bin" | "pt" | "pth"))
-}
-
 /// Reads what a weight file says of its tensors; the tensors themselves are not loaded.
 ///
 /// # Errors

@@ -12,7 +12,8 @@ mod pull;
 mod source;
 mod verify;
 
-pub use inspect::{TensorSummary, WeightSummary, inspect_weights, is_weights};
+pub use crate::models::is_weights;
+pub use inspect::{TensorSummary, WeightSummary, inspect_weights};
 pub use load::{LoadObserver, LoadedPack, load};
 pub use locate::locate;
 pub use lock::lock;

@@ -100,17 +100,13 @@ fn weights_of(directory: &Path, entry: &RoleEntry) -> Result<PathBuf, PackError>
     let files = std::fs::read_dir(&folder).map_err(failed)?;
     let files = files.map(|file| file.map(|file| file.path())).collect::<Result<Vec<_>, _>>();
     let mut files = files.map_err(failed)?;
-    files.retain(|path| is_weights(path) && !is_hidden(path));
+    files.retain(|path| is_weights(path));
     files.sort_by_key(|path| {
         (path.extension().is_none_or(|extension| extension != "safetensors"), path.clone())
     });
     files.into_iter().next().ok_or_else(|| {
         failed(std::io::Error::new(std::io::ErrorKind::NotFound, "holds no weight file"))
     })
-}
-
-fn is_hidden(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
 }
 
 /// Bytes stay bytes; everything else is converted.

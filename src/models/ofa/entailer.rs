@@ -12,6 +12,9 @@ use crate::vision::Picture;
 /// The answers, in the order in which OFA tries them; the leading space is part of the token.
 const ANSWERS: [&str; 3] = [" no", " yes", " maybe"];
 
+/// Side of the pictures of the published checkpoints.
+const SIDE: usize = 480;
+
 /// OFA fine-tuned for visual entailment.
 ///
 /// The decoder reads the prompt once more and answers ` no`, ` yes` or ` maybe`; RiVEG drops the
@@ -32,7 +35,7 @@ impl OfaEntailer {
     /// # Errors
     /// A file is missing, malformed or contradicts another.
     pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self> {
-        let loaded = Loaded::open(dir, device, dtype)?;
+        let loaded = Loaded::open(dir, SIDE, device, dtype)?;
         let answers = loaded.tokenizer.first_ids(ANSWERS)?;
         Ok(Self { loaded, answers })
     }

@@ -17,6 +17,9 @@ const LENGTH: usize = 4;
 /// Hypotheses that beam search follows.
 const BEAM: usize = 5;
 
+/// Side of the pictures of the published checkpoints.
+const SIDE: usize = 512;
+
 /// OFA fine-tuned for visual grounding.
 ///
 /// The answer is four location tokens. Nothing forces the network to answer so: any other token,
@@ -32,7 +35,7 @@ impl OfaGrounder {
     /// # Errors
     /// A file is missing, malformed or contradicts another.
     pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self> {
-        Ok(Self { loaded: Loaded::open(dir, device, dtype)? })
+        Ok(Self { loaded: Loaded::open(dir, SIDE, device, dtype)? })
     }
 }
 

@@ -10,7 +10,6 @@ use super::encoder::{EncoderOutput, TextBatch};
 use super::model::Ofa;
 use super::tokenizer::Tokenizer;
 use super::weights::Weights;
-use crate::models::checkpoint::read_json;
 use crate::models::memo::PictureMemo;
 use crate::models::ops::activation_type;
 use crate::models::pixels::squashed;
@@ -35,14 +34,13 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    /// Loads `config.json`, the tokenizer and the weights in `dir`.
-    pub(super) fn open(dir: &Path, device: &Device, dtype: DType) -> Result<Self> {
-        let model: ModelConfig = read_json(&dir.join("config.json"))?;
-        model.validate()?;
+    /// Loads the network in `dir`, whose pictures have `side` pixels where nothing says otherwise.
+    pub(super) fn open(dir: &Path, side: usize, device: &Device, dtype: DType) -> Result<Self> {
+        let weights = Weights::open(dir, dtype, device)?;
+        let model = ModelConfig::read(dir, &weights, side)?;
         let config = model.network();
         let sizes = (config.vocab_size, config.max_position_embeddings);
         let tokenizer = Tokenizer::open(dir, model.vocabulary, sizes)?;
-        let weights = Weights::open(dir, dtype, device)?;
         let info = weights.info;
         let dtype = activation_type(&weights.builder);
         let network = Ofa::new(&config, model.grid(), weights.builder)?;

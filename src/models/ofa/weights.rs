@@ -1,16 +1,26 @@
 //! Weight files: safetensors, or PyTorch's zip format; tensors named as fairseq names them or as
 //! the Hugging Face and ModelScope ports do.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
+use serde_json::Value;
 
 use crate::models::checkpoint::{Checkpoint, StoredTensor};
 use crate::models::{ModelInfo, Result};
 
 /// Names that a pack's weight file may have, in order of preference.
-const FILES: [&str; 3] = ["model.safetensors", "model.pt", "model.pth"];
+const FILES: [&str; 4] = ["model.safetensors", "pytorch_model.bin", "model.pt", "model.pth"];
+
+/// Names of the one matrix that encoder, decoder and output share; files written without shared
+/// storage keep only one.
+pub(super) const TOKENS: [&str; 3] = [
+    "encoder.embed_tokens.weight",
+    "decoder.embed_tokens.weight",
+    "decoder.output_projection.weight",
+];
 
 /// Under this key fairseq keeps the state dict of a checkpoint.
 const FAIRSEQ_KEY: &str = "model";
@@ -26,10 +36,15 @@ pub struct Weights {
     pub builder: VarBuilder<'static>,
     /// What is told of the network.
     pub info: ModelInfo,
+    /// Settings of training in fairseq's checkpoints, by the keys `cfg` and `args`.
+    pub(super) settings: Value,
+    shapes: HashMap<String, Vec<usize>>,
+    ported: bool,
 }
 
 impl Weights {
-    /// Opens the weight file in `dir`: `model.safetensors`, `model.pt` or `model.pth`.
+    /// Opens the weight file in `dir`: `model.safetensors`, `pytorch_model.bin`, `model.pt`,
+    /// `model.pth`, or the only one that is there, whatever its name.
     ///
     /// # Errors
     /// There is none, or it cannot be read.
@@ -42,7 +57,22 @@ impl Weights {
         let tied = tied.map(|tensor| tensor.name.clone());
         let info = file.info("ofa", |tensor| is_used(tensor, tied.as_deref()));
         let builder = if ported { file.builder.rename_f(ported_name) } else { file.builder };
-        Ok(Self { builder, info })
+        let shapes = file.tensors.into_iter().map(|tensor| (tensor.name, tensor.shape)).collect();
+        Ok(Self { builder, info, settings: file.settings, shapes, ported })
+    }
+
+    /// The shape of the tensor that fairseq calls `name`.
+    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+        let shape = match self.ported {
+            true => self.shapes.get(&ported_name(name)),
+            false => self.shapes.get(name),
+        };
+        shape.map(Vec::as_slice)
+    }
+
+    /// The name under which the file has the token embedding.
+    pub(super) fn tokens(&self) -> Option<&'static str> {
+        TOKENS.into_iter().find(|name| self.shapes.contains_key(*name))
     }
 }
 
@@ -123,7 +153,7 @@ mod tests {
             ("encoder.layer_norm.weight", true),
         ];
         for (name, expected) in used {
-            let tensor = StoredTensor { name: name.to_owned(), elements: 1, is_bytes: false };
+            let tensor = StoredTensor { name: name.to_owned(), shape: vec![1], is_bytes: false };
             assert_eq!(is_used(&tensor, Some("encoder.embed_tokens.weight")), expected, "{name}");
         }
     }
