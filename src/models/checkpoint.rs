@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device, DeviceLocation};
 use candle_nn::VarBuilder;
@@ -11,7 +12,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::streamed::StreamedTensors;
+use super::streamed::{Shared, StreamedTensors};
+use super::weight_use::WeightUse;
 use super::{ModelError, ModelInfo, Result};
 
 /// An opened weight file.
@@ -24,6 +26,7 @@ pub(super) struct Checkpoint {
     pub(super) settings: Value,
     /// Lower-case SHA-256 of the file.
     sha256: String,
+    file: Arc<StreamedTensors>,
 }
 
 /// A tensor in a file.
@@ -65,8 +68,15 @@ impl Checkpoint {
             is_bytes: info.dtype == Dtype::U8,
         });
         let (tensors, settings) = (tensors.collect(), file.settings().clone());
-        let builder = VarBuilder::from_backend(Box::new(file), dtype, device.clone());
-        Ok(Self { builder, tensors, settings, sha256 })
+        let file = Arc::new(file);
+        let shared = Box::new(Shared(file.clone()));
+        let builder = VarBuilder::from_backend(shared, dtype, device.clone());
+        Ok(Self { builder, tensors, settings, sha256, file })
+    }
+
+    /// The file, with what is read of it from here on.
+    pub(super) fn weight_use(&self) -> WeightUse {
+        WeightUse::of(self.file.clone())
     }
 
     /// What is told of a model that holds the tensors for which `used` is true.

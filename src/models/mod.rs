@@ -12,6 +12,7 @@ mod entity;
 mod error;
 mod expander;
 mod expression;
+mod located;
 mod memo;
 pub mod ofa;
 pub mod ops;
@@ -22,6 +23,7 @@ mod roles;
 pub mod sam;
 mod streamed;
 pub mod tagger;
+mod weight_use;
 
 pub use byte_lru::ByteLru;
 pub use checkpoint::{describe_weights, device_name, hash_file, is_weights};
@@ -32,3 +34,4 @@ pub use roles::{
     EntailInput, Entailer, Entailment, ExpandInput, Expander, GroundInput, Grounder, Grounding,
     ImageEmbedding, MaskPrediction, ModelInfo, SegmentInput, Segmenter, TagInput, Tagger,
 };
+pub use weight_use::{Recorder, TensorNames, WeightUse};

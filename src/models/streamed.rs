@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Error, ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::Init;
@@ -17,7 +17,10 @@ use safetensors::tensor::Metadata;
 use serde_json::Value;
 
 use super::checkpoint::{hash_reader, unreadable};
+use super::located::{Located, Place};
+use super::ops::WEIGHT_SCALE;
 use super::pickle::{self, Fault};
+use super::weight_use::Recorder;
 use super::{ModelError, Result};
 
 /// As large as the format lets a header be.
@@ -27,50 +30,13 @@ const LENGTH_BYTES: u64 = 8;
 /// Bytes that tell the formats apart.
 const START_BYTES: u64 = 512;
 
-/// Where a tensor lies in its file.
-#[derive(Debug, Clone)]
-pub(super) struct Located {
-    /// Type of its elements.
-    pub(super) dtype: Dtype,
-    /// Its shape.
-    pub(super) shape: Vec<usize>,
-    /// Its place.
-    pub(super) place: Place,
-}
-
-/// The place of a tensor that lies inside its file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
-    /// All its elements as they follow each other, from this byte on.
-    Whole(u64),
-    /// From this byte on, with so many elements from one index to the next of each dimension.
-    Strided(u64, Vec<usize>),
-    /// It cannot be read, for this reason.
-    Unreadable(String),
-}
-
-impl Located {
-    /// A tensor that cannot be read.
-    pub(super) fn unreadable(shape: &[usize], why: String) -> Self {
-        Self { dtype: Dtype::F32, shape: shape.to_vec(), place: Place::Unreadable(why) }
-    }
-
-    /// Number of its elements.
-    pub(super) fn elements(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    fn width(&self) -> usize {
-        self.dtype.bitsize() / 8
-    }
-}
-
 /// An opened weight file.
 pub(super) struct StreamedTensors {
     path: PathBuf,
     file: Mutex<File>,
     tensors: HashMap<String, Located>,
     settings: Value,
+    recorder: Recorder,
 }
 
 impl StreamedTensors {
@@ -92,7 +58,24 @@ impl StreamedTensors {
             file.seek(SeekFrom::Start(0)).map_err(failed)?;
             (safetensors(path, &mut file)?, Value::Null)
         };
-        Ok(Self { path: path.to_owned(), file: Mutex::new(file), tensors, settings })
+        let (path, recorder) = (path.to_owned(), Recorder::default());
+        Ok(Self { path, file: Mutex::new(file), tensors, settings, recorder })
+    }
+
+    /// The file's path.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Notes every tensor that is asked for.
+    pub(super) fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
+    /// The bytes of one of its tensors, as they are stored and without gaps.
+    pub(super) fn stored(&self, name: &str, tensor: &Located) -> candle_core::Result<Vec<u8>> {
+        let bytes = self.bytes(tensor);
+        bytes.map_err(|error| candle_core::Error::Msg(format!("{name}: {error}")))
     }
 
     /// Every tensor by its name.
@@ -115,14 +98,32 @@ impl StreamedTensors {
         hash.map_err(|source| unreadable(&self.path, source))
     }
 
+    /// What the bytes `[outputs, inputs]` of a weight stand for: each output has a scale.
+    fn scaled(
+        &self,
+        name: &str,
+        tensor: &Located,
+        bytes: &[u8],
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        let scale = scale_name(name);
+        if !self.tensors.contains_key(&scale) {
+            return Err(Error::other(format!("{name} holds bytes, but {scale} is missing")).into());
+        }
+        let values: Vec<f32> = bytes.iter().map(|&byte| f32::from(byte as i8)).collect();
+        let values = Tensor::from_vec(values, tensor.shape.as_slice(), device)?;
+        let outputs = tensor.shape.first().copied().unwrap_or_default();
+        let scales = self.get_unchecked(&scale, DType::F32, device)?.reshape((outputs, 1))?;
+        values.broadcast_mul(&scales)
+    }
+
     /// A tensor's elements as they follow each other.
     fn bytes(&self, tensor: &Located) -> std::io::Result<Vec<u8>> {
         match &tensor.place {
             Place::Whole(start) => self.read(*start, tensor.elements() * tensor.width()),
             Place::Strided(start, strides) => {
-                let last: usize = tensor.shape.iter().zip(strides).map(|(n, s)| (n - 1) * s).sum();
-                let span = self.read(*start, (last + 1) * tensor.width())?;
-                Ok(gathered(&span, tensor.width(), &tensor.shape, strides))
+                let span = self.read(*start, tensor.span(strides))?;
+                Ok(tensor.gathered(&span, strides))
             }
             Place::Unreadable(why) => {
                 let why = format!("{why}; {}", pickle::remedy(&self.path));
@@ -140,13 +141,12 @@ impl StreamedTensors {
     }
 }
 
-/// The elements of a view, of `width` bytes each, that begins where `span` does.
-fn gathered(span: &[u8], width: usize, shape: &[usize], strides: &[usize]) -> Vec<u8> {
-    let mut offsets = vec![0];
-    for (&n, &stride) in shape.iter().zip(strides) {
-        offsets = offsets.iter().flat_map(|at| (0..n).map(move |i| at + i * stride)).collect();
+/// The name of the scales of the weight `name`.
+pub(super) fn scale_name(name: &str) -> String {
+    match name.rsplit_once('.') {
+        Some((layer, _)) => format!("{layer}.{WEIGHT_SCALE}"),
+        None => WEIGHT_SCALE.to_owned(),
     }
-    offsets.iter().flat_map(|at| &span[at * width..(at + 1) * width]).copied().collect()
 }
 
 /// An error of a checkpoint of PyTorch's, with what to do about it.
@@ -199,6 +199,35 @@ fn read_header(file: &mut File) -> std::io::Result<Vec<u8>> {
     }
 }
 
+/// An opened weight file as the source of a `VarBuilder`, beside others who look at it.
+pub(super) struct Shared(pub(super) Arc<StreamedTensors>);
+
+impl SimpleBackend for Shared {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        init: Init,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        self.0.get(shape, name, init, dtype, device)
+    }
+
+    fn get_unchecked(
+        &self,
+        name: &str,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        self.0.get_unchecked(name, dtype, device)
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.0.contains_tensor(name)
+    }
+}
+
 impl SimpleBackend for StreamedTensors {
     fn get(
         &self,
@@ -227,8 +256,11 @@ impl SimpleBackend for StreamedTensors {
             .tensors
             .get(name)
             .ok_or_else(|| candle_core::Error::CannotFindTensor { path: name.to_owned() }.bt())?;
-        let bytes = self.bytes(tensor);
-        let bytes = bytes.map_err(|error| candle_core::Error::Msg(format!("{name}: {error}")))?;
+        self.recorder.note(name, &tensor.shape);
+        let bytes = self.stored(name, tensor)?;
+        if tensor.dtype == Dtype::I8 {
+            return self.scaled(name, tensor, &bytes, device)?.to_dtype(dtype);
+        }
         // Candle has no truth values.
         let stored: DType = match tensor.dtype {
             Dtype::BOOL => DType::U8,
@@ -279,6 +311,28 @@ mod tests {
             };
             assert_eq!((read.dims(), values(&read)), (expected.dims(), values(expected)), "{name}");
         }
+    }
+
+    #[test]
+    fn bytes_are_multiplied_by_their_scales() {
+        use safetensors::tensor::TensorView;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("model.safetensors");
+        let scales: Vec<u8> = [0.5f32, 2.0].iter().flat_map(|scale| scale.to_le_bytes()).collect();
+        let bytes = [1u8, 0xff, 127, 0, 3, 0x81];
+        let weight = TensorView::new(Dtype::I8, vec![2, 3], &bytes).unwrap();
+        let tensors = [
+            ("a.weight", weight.clone()),
+            ("a.weight_scale", TensorView::new(Dtype::F32, vec![2, 1], &scales).unwrap()),
+            ("b.weight", weight),
+        ];
+        safetensors::serialize_to_file(tensors, None, &path).unwrap();
+        let file = StreamedTensors::open(&path, None).unwrap();
+        let get = |name: &str| file.get_unchecked(name, DType::F32, &Device::Cpu);
+        let expected = [[0.5, -0.5, 63.5], [0.0, 6.0, -254.0]];
+        assert_eq!(get("a.weight").unwrap().to_vec2::<f32>().unwrap(), expected);
+        let error = get("b.weight").unwrap_err().to_string();
+        assert!(error.contains("b.weight_scale"), "{error}");
     }
 
     #[test]

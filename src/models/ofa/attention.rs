@@ -5,7 +5,7 @@ use candle_nn::VarBuilder;
 
 use super::position::attention_scale;
 use crate::models::Result;
-use crate::models::ops::{self, Activation, LayerNorm, Linear, Scores};
+use crate::models::ops::{self, Activation, LayerNorm, Linear, Scores, linear_storage};
 
 /// Epsilon of every layer normalisation.
 pub(super) const EPS: f64 = 1e-5;
@@ -44,11 +44,14 @@ impl Attention {
             let factors = factors.broadcast_as((heads, d / heads))?.reshape((1, d))?;
             output = output.broadcast_mul(&factors)?;
         }
+        // Where bytes are kept, the factors of the heads have them rounded once more.
+        let kept = linear_storage(&vb.pp("q_proj"));
         Ok(Self {
-            query: Linear::new(&query_weight, Some(&query_bias), Activation::None)?,
+            query: Linear::new_stored(kept, &query_weight, Some(&query_bias), Activation::None)?,
             key: Linear::load(d, d, vb.pp("k_proj"))?,
             value: Linear::load(d, d, vb.pp("v_proj"))?,
-            output: Linear::new(
+            output: Linear::new_stored(
+                linear_storage(&vb.pp("out_proj")),
                 &output.to_dtype(dtype)?,
                 Some(&vb.get(d, "out_proj.bias")?),
                 Activation::None,

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use candle_core::{DType, Device};
 
+use super::config::ModelConfig;
 use super::loaded::Loaded;
 use super::text::entailment_prompt;
-use crate::models::{EntailInput, Entailer, Entailment, ModelInfo, Result};
+use crate::models::{EntailInput, Entailer, Entailment, ModelInfo, Result, WeightUse};
 use crate::vision::Picture;
 
 /// The answers, in the order in which OFA tries them; the leading space is part of the token.
@@ -30,6 +31,15 @@ pub struct OfaEntailer {
 }
 
 impl OfaEntailer {
+    /// Which tensors of its file the network in `dir` reads, found out by loading it; and its
+    /// configuration, whichever form it has there.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn weight_use(dir: &Path) -> Result<(WeightUse, ModelConfig)> {
+        Loaded::weight_use(dir, SIDE)
+    }
+
     /// Loads the network in `dir`; see [`super`] for the files.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use candle_nn::VarBuilder;
 use serde_json::Value;
 
 use crate::models::checkpoint::{Checkpoint, StoredTensor};
-use crate::models::{ModelInfo, Result};
+use crate::models::{ModelInfo, Result, WeightUse};
 
 /// Names that a pack's weight file may have, in order of preference.
 const FILES: [&str; 4] = ["model.safetensors", "pytorch_model.bin", "model.pt", "model.pth"];
@@ -38,6 +38,8 @@ pub struct Weights {
     pub info: ModelInfo,
     /// Settings of training in fairseq's checkpoints, by the keys `cfg` and `args`.
     pub(super) settings: Value,
+    /// What is read of the file.
+    pub(super) weight_use: WeightUse,
     shapes: HashMap<String, Vec<usize>>,
     ported: bool,
 }
@@ -56,9 +58,10 @@ impl Weights {
         let tied = file.tensors.iter().find(|tensor| is_tied(&tensor.name));
         let tied = tied.map(|tensor| tensor.name.clone());
         let info = file.info("ofa", |tensor| is_used(tensor, tied.as_deref()));
+        let weight_use = file.weight_use();
         let builder = if ported { file.builder.rename_f(ported_name) } else { file.builder };
         let shapes = file.tensors.into_iter().map(|tensor| (tensor.name, tensor.shape)).collect();
-        Ok(Self { builder, info, settings: file.settings, shapes, ported })
+        Ok(Self { builder, info, settings: file.settings, weight_use, shapes, ported })
     }
 
     /// The shape of the tensor that fairseq calls `name`.

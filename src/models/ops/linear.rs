@@ -13,7 +13,8 @@ use super::{Activation, values};
 ///
 /// On the CPU the weights are packed for the kernel of [`super::gemm`] and kept in that form alone,
 /// where the processor has one; elsewhere candle multiplies. A layer of type `bf16` on
-/// the CPU, where candle multiplies none, keeps its weights so and takes and gives `f32`.
+/// the CPU, where candle multiplies none, keeps its weights so and takes and gives `f32`. A layer whose
+/// file has bytes for weights ([`linear_storage`]) keeps bytes.
 #[derive(Debug, Clone)]
 pub struct Linear {
     form: Form,
@@ -34,6 +35,19 @@ pub fn activation_type(vb: &VarBuilder) -> DType {
     }
 }
 
+/// Beside a layer's `weight`: what each output's bytes are to be multiplied by.
+pub const WEIGHT_SCALE: &str = "weight_scale";
+
+/// How a layer is to be stored whose tensors lie below `vb`: as its file has it. Weights themselves
+/// are read as numbers, whatever the file has.
+pub fn linear_storage(vb: &VarBuilder) -> Storage {
+    match vb.dtype() {
+        _ if vb.contains_tensor(WEIGHT_SCALE) => Storage::Int8,
+        DType::BF16 => Storage::Bf16,
+        _ => Storage::F32,
+    }
+}
+
 /// With candle's own operations.
 #[derive(Debug, Clone)]
 struct Plain {
@@ -49,8 +63,7 @@ impl Linear {
     /// # Errors
     /// A tensor is missing or has another shape.
     pub fn load(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
-        let weight = vb.get((outputs, inputs), "weight")?;
-        Self::new(&weight, Some(&vb.get(outputs, "bias")?), Activation::None)
+        Self::load_active((inputs, outputs), Activation::None, vb)
     }
 
     /// [`Linear::load`], followed by an activation.
@@ -63,7 +76,8 @@ impl Linear {
         vb: VarBuilder,
     ) -> Result<Self> {
         let weight = vb.get((outputs, inputs), "weight")?;
-        Self::new(&weight, Some(&vb.get(outputs, "bias")?), activation)
+        let bias = vb.get(outputs, "bias")?;
+        Self::new_stored(linear_storage(&vb), &weight, Some(&bias), activation)
     }
 
     /// From `weight` `[outputs, inputs]` and `bias` `[outputs]`.
@@ -72,10 +86,23 @@ impl Linear {
     /// The shapes do not fit, or a tensor operation failed.
     pub fn new(weight: &Tensor, bias: Option<&Tensor>, activation: Activation) -> Result<Self> {
         let storage = if weight.dtype() == DType::BF16 { Storage::Bf16 } else { Storage::F32 };
+        Self::new_stored(storage, weight, bias, activation)
+    }
+
+    /// [`Linear::new`], stored so where the kernel of [`super::gemm`] multiplies.
+    ///
+    /// # Errors
+    /// The shapes do not fit, or a tensor operation failed.
+    pub fn new_stored(
+        storage: Storage,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        activation: Activation,
+    ) -> Result<Self> {
         Self::stored(weight, bias, activation, (storage, Isa::best()))
     }
 
-    /// [`Linear::new`] with the way to store and the kernel given.
+    /// [`Linear::new_stored`] with the kernel given.
     fn stored(
         weight: &Tensor,
         bias: Option<&Tensor>,

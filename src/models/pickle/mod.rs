@@ -22,7 +22,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::streamed::Located;
+use super::located::Located;
 
 /// The first bytes of a zip archive.
 const ZIP: [u8; 4] = *b"PK\x03\x04";
@@ -59,10 +59,13 @@ pub(super) struct Pickled {
 
 /// Whether a file that begins so is one of PyTorch's, whatever its name says.
 pub(super) fn is_pickled(start: &[u8]) -> bool {
+    // A safetensors header is JSON behind its length, which may be any number.
+    if start.get(8) == Some(&b'{') && start[4..8] == [0; 4] {
+        return false;
+    }
     let (at, mark) = TAR_MARK;
-    start.starts_with(&ZIP)
-        || start.first() == Some(&PROTOCOL)
-        || start[at.min(start.len())..].starts_with(mark)
+    let tar = start.get(at..).is_some_and(|rest| rest.starts_with(mark));
+    start.starts_with(&ZIP) || start.first() == Some(&PROTOCOL) || tar
 }
 
 /// Reads what the file holds. Its state dict may lie under the key `wrapper`, or under one of those

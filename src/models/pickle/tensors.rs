@@ -5,7 +5,7 @@ use safetensors::Dtype;
 use super::Fault;
 use super::container::Content;
 use super::graph::{MAX_DEPTH, Node, Ref};
-use crate::models::streamed::{Located, Place};
+use crate::models::located::{Located, Place};
 
 /// Keys under which state dicts usually lie, in the order in which they are looked for: trained
 /// weights before their moving averages.

@@ -96,6 +96,17 @@ fn what_is_not_read_says_why_and_what_to_do() {
     assert!(error.contains("ComplexFloatStorage") && error.contains("python -c"), "{error}");
 }
 
+/// The length of a header may look like the beginning of a pickle.
+#[test]
+fn safetensors_are_told_from_pickles_whatever_their_length() {
+    assert!(!super::is_pickled(b"\x80\x02\x00\x00\x00\x00\x00\x00{\"a\":"));
+    for pickled in [&b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9"[..], b"PK\x03\x04\0\0\0\0\0"] {
+        assert!(super::is_pickled(pickled));
+    }
+    let tar = [&[0; 257][..], b"ustar"].concat();
+    assert!(super::is_pickled(&tar) && !super::is_pickled(&tar[..257]));
+}
+
 /// Files that were cut anywhere, or of which a byte is another, are read or refused; nothing worse
 /// happens, and no more memory is taken than the file could fill.
 #[test]

@@ -38,6 +38,7 @@ use crate::models::checkpoint::Checkpoint;
 use crate::models::ops::activation_type;
 use crate::models::{
     ImageEmbedding, MaskPrediction, ModelError, ModelInfo, Result, SegmentInput, Segmenter,
+    WeightUse,
 };
 use crate::vision::Picture;
 
@@ -97,10 +98,22 @@ impl Sam {
     /// # Errors
     /// When a file is missing, is not what it should be, or lacks a tensor of the right shape.
     pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self> {
+        Ok(Self::open(dir, device, dtype)?.0)
+    }
+
+    /// Which tensors of its file the network in `dir` reads; found out by loading it.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn weight_use(dir: &Path) -> Result<WeightUse> {
+        Ok(Self::open(dir, &Device::Cpu, DType::BF16)?.1)
+    }
+
+    fn open(dir: &Path, device: &Device, dtype: DType) -> Result<(Self, WeightUse)> {
         let config = Config::read(&dir.join("config.json"))?;
         let weights = Checkpoint::open(dir, &FILES, None, dtype, device)?;
-        let info = weights.info("sam", |_| true);
-        Self::new(config, weights.builder, info)
+        let (info, weight_use) = (weights.info("sam", |_| true), weights.weight_use());
+        Ok((Self::new(config, weights.builder, info)?, weight_use))
     }
 
     /// Builds the network from the state dict's root.

@@ -10,7 +10,9 @@ use candle_nn::{Activation, Embedding, VarBuilder, embedding};
 
 use super::config::{EncoderConfig, Family};
 use crate::models::Result;
-use crate::models::ops::{self, LayerNorm, Linear, Scores, activation_type, attend};
+use crate::models::ops::{
+    self, LayerNorm, Linear, Scores, activation_type, attend, linear_storage,
+};
 
 /// The encoder.
 #[derive(Debug)]
@@ -180,7 +182,8 @@ fn projection(hidden: usize, vb: &VarBuilder) -> candle_core::Result<Linear> {
     let join = |parts: Vec<candle_core::Result<Tensor>>| {
         Tensor::cat(&parts.into_iter().collect::<candle_core::Result<Vec<_>>>()?, 0)
     };
-    Linear::new(&join(weights)?, Some(&join(biases)?), ops::Activation::None)
+    let (weight, bias) = (join(weights)?, join(biases)?);
+    Linear::new_stored(linear_storage(&parts[0]), &weight, Some(&bias), ops::Activation::None)
 }
 
 /// The activation that a linear layer applies itself.

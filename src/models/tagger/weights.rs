@@ -7,7 +7,7 @@ use candle_nn::VarBuilder;
 
 use super::layout::Layout;
 use crate::models::checkpoint::Checkpoint;
-use crate::models::{ModelInfo, Result};
+use crate::models::{ModelInfo, Result, WeightUse};
 
 /// Names that a weight file may have, in order of preference.
 const FILES: [&str; 3] = ["model.safetensors", "pytorch_model.bin", "best_model.pth"];
@@ -21,6 +21,8 @@ pub struct Weights {
     pub builder: VarBuilder<'static>,
     /// What is told of the network.
     pub info: ModelInfo,
+    /// What is read of the file.
+    pub(super) weight_use: WeightUse,
 }
 
 impl Weights {
@@ -34,6 +36,7 @@ impl Weights {
         let info = file.info(layout.name(), |tensor| {
             !tensor.name.contains(".pooler.") && !tensor.name.ends_with("position_ids")
         });
-        Ok(Self { builder: file.builder, info })
+        let weight_use = file.weight_use();
+        Ok(Self { builder: file.builder, info, weight_use })
     }
 }

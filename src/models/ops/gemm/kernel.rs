@@ -1,10 +1,18 @@
 //! The inner kernel: a tile of the product in registers.
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+
 use crate::models::ops::Activation;
 use crate::models::ops::simd::{Isa, Lanes, activate};
 #[cfg(target_arch = "x86_64")]
 use crate::models::ops::simd::{avx2::Avx2, avx512::Avx512};
+
+/// Inputs between two turns of the inner loop.
+const UNROLLED: usize = 4;
+/// How many inputs ahead the packed rows are called into the cache: they come from its second level.
+const AHEAD: usize = 16;
 
 /// What weights are stored as.
 pub(in crate::models::ops) trait Stored: Copy + Sync {
@@ -31,6 +39,14 @@ impl Stored for u16 {
     }
 }
 
+impl Stored for i8 {
+    #[inline(always)]
+    unsafe fn widen<L: Lanes>(from: *const Self) -> L {
+        // SAFETY: passed on to the caller.
+        unsafe { L::load_i8(from) }
+    }
+}
+
 /// One tile: `rows` × `columns` sums over `depth` inputs.
 #[derive(Clone, Copy)]
 pub(in crate::models::ops) struct Tile<W> {
@@ -51,11 +67,13 @@ pub(in crate::models::ops) struct Tile<W> {
     pub(in crate::models::ops) resume: bool,
 }
 
-/// What happens to finished sums: `activation(sum + bias + addend)`. Pointers are null
+/// What happens to finished sums: `activation(scale · sum + bias + addend)`. Pointers are null
 /// where there is nothing; the others point at the tile's first column.
 #[derive(Clone, Copy)]
 pub(in crate::models::ops) struct Finish {
     /// A whole tile of columns.
+    pub(in crate::models::ops) scale: *const f32,
+    /// Likewise.
     pub(in crate::models::ops) bias: *const f32,
     /// The columns that exist, in `period` rows `stride` apart; row `i` of the product takes row
     /// `i % period`.
@@ -138,6 +156,17 @@ unsafe fn compute_avx512<W: Stored>(tile: &Tile<W>, finish: Option<&Finish>) {
     }
 }
 
+/// Asks for `values` in the cache's second level.
+pub(in crate::models::ops) fn call_ahead<T>(values: &[T]) {
+    /// Bytes that come at once.
+    const LINE: usize = 64;
+    #[cfg(target_arch = "x86_64")]
+    for line in values.chunks(LINE / size_of::<T>()) {
+        // SAFETY: every processor of this kind has the instruction, and no address is wrong.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+    }
+}
+
 /// The tile's sums, in two vectors a row.
 ///
 /// # Safety
@@ -147,20 +176,43 @@ unsafe fn sums<L: Lanes, W: Stored, const ROWS: usize>(tile: &Tile<W>, finish: O
     // SAFETY: `left` and `right` hold `depth` steps of `ROWS` and of two vectors' values.
     unsafe {
         let mut sums = [[L::splat(0.0); 2]; ROWS];
-        let (mut left, mut right) = (tile.left, tile.right);
-        for _ in 0..tile.depth {
-            let low = W::widen::<L>(right);
-            let high = W::widen::<L>(right.add(L::WIDTH));
-            for (row, sums) in sums.iter_mut().enumerate() {
-                let value = L::splat(*left.add(row));
-                sums[0] = value.fma(low, sums[0]);
-                sums[1] = value.fma(high, sums[1]);
-            }
-            left = left.add(ROWS);
-            right = right.add(2 * L::WIDTH);
+        for row in 0..ROWS {
+            L::prefetch(tile.to.wrapping_add(row * tile.stride));
         }
-        for (row, sums) in sums.into_iter().enumerate() {
-            store::<L, W>(tile, finish, row, sums);
+        let (mut left, mut right) = (tile.left, tile.right);
+        for _ in 0..tile.depth / UNROLLED {
+            L::prefetch(left.wrapping_add(AHEAD * ROWS));
+            for _ in 0..UNROLLED {
+                step::<L, W, ROWS>(left, right, &mut sums);
+                (left, right) = (left.add(ROWS), right.add(2 * L::WIDTH));
+            }
+        }
+        for _ in 0..tile.depth % UNROLLED {
+            step::<L, W, ROWS>(left, right, &mut sums);
+            (left, right) = (left.add(ROWS), right.add(2 * L::WIDTH));
+        }
+        put::<L, W, ROWS>(tile, finish, sums);
+    }
+}
+
+/// What one input adds to the sums.
+///
+/// # Safety
+/// `left` holds `ROWS` values and `right` two vectors; see [`Lanes`].
+#[inline(always)]
+unsafe fn step<L: Lanes, W: Stored, const ROWS: usize>(
+    left: *const f32,
+    right: *const W,
+    sums: &mut [[L; 2]; ROWS],
+) {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        let low = W::widen::<L>(right);
+        let high = W::widen::<L>(right.add(L::WIDTH));
+        for (row, sums) in sums.iter_mut().enumerate() {
+            let value = L::splat(*left.add(row));
+            sums[0] = value.fma(low, sums[0]);
+            sums[1] = value.fma(high, sums[1]);
         }
     }
 }
@@ -189,9 +241,7 @@ unsafe fn apart_sums<L: Lanes, W: Stored, const ROWS: usize>(
             }
             right = right.add(2 * L::WIDTH);
         }
-        for (row, sums) in sums.into_iter().enumerate() {
-            store::<L, W>(tile, finish, row, sums);
-        }
+        put::<L, W, ROWS>(tile, finish, sums);
     }
 }
 
@@ -211,13 +261,86 @@ unsafe fn one_by_one<L: Lanes, W: Stored>(tile: &Tile<W>, apart: usize, finish: 
     }
 }
 
-/// Stores one row of sums.
+/// Finishes and stores the sums. A step at a time for all rows, so that they stay in registers and
+/// every choice is made once.
 ///
 /// # Safety
 /// See [`compute`].
 #[inline(always)]
-unsafe fn store<L: Lanes, W>(tile: &Tile<W>, finish: Option<&Finish>, row: usize, sums: [L; 2]) {
-    // SAFETY: offsets stay inside the tile's columns that exist; `bias` has whole tiles.
+unsafe fn put<L: Lanes, W, const ROWS: usize>(
+    tile: &Tile<W>,
+    finish: Option<&Finish>,
+    mut sums: [[L; 2]; ROWS],
+) {
+    // SAFETY: passed on to the caller; a tile with all its columns holds two vectors in each row.
+    unsafe {
+        if tile.columns < 2 * L::WIDTH {
+            for (row, sums) in sums.into_iter().enumerate() {
+                put_some::<L, W>(tile, finish, row, sums);
+            }
+            return;
+        }
+        if tile.resume {
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let from = tile.to.add(row * tile.stride);
+                sums[0] = sums[0].add(L::load(from));
+                sums[1] = sums[1].add(L::load(from.add(L::WIDTH)));
+            }
+        }
+        if let Some(finish) = finish {
+            finish_whole(finish, &mut sums);
+        }
+        for (row, sums) in sums.into_iter().enumerate() {
+            let to = tile.to.add(row * tile.stride);
+            sums[0].store(to);
+            sums[1].store(to.add(L::WIDTH));
+        }
+    }
+}
+
+/// [`Finish`] for sums of all columns.
+///
+/// # Safety
+/// See [`compute`].
+#[inline(always)]
+unsafe fn finish_whole<L: Lanes, const ROWS: usize>(finish: &Finish, sums: &mut [[L; 2]; ROWS]) {
+    // SAFETY: `scale`, `bias` and each row of the addend hold two vectors.
+    unsafe {
+        if !finish.scale.is_null() {
+            let (low, high) = (L::load(finish.scale), L::load(finish.scale.add(L::WIDTH)));
+            for sums in sums.iter_mut() {
+                *sums = [sums[0].mul(low), sums[1].mul(high)];
+            }
+        }
+        if !finish.bias.is_null() {
+            let (low, high) = (L::load(finish.bias), L::load(finish.bias.add(L::WIDTH)));
+            for sums in sums.iter_mut() {
+                *sums = [sums[0].add(low), sums[1].add(high)];
+            }
+        }
+        if !finish.addend.is_null() {
+            let mut row = finish.row % finish.period;
+            for sums in sums.iter_mut() {
+                let from = finish.addend.add(row * finish.stride);
+                *sums = [sums[0].add(L::load(from)), sums[1].add(L::load(from.add(L::WIDTH)))];
+                row = if row + 1 == finish.period { 0 } else { row + 1 };
+            }
+        }
+        if finish.activation != Activation::None {
+            for sum in sums.as_flattened_mut() {
+                *sum = activate(finish.activation, *sum);
+            }
+        }
+    }
+}
+
+/// Finishes and stores a row of sums, as many of them as the tile has columns.
+///
+/// # Safety
+/// See [`compute`].
+#[inline(always)]
+unsafe fn put_some<L: Lanes, W>(tile: &Tile<W>, finish: Option<&Finish>, row: usize, sums: [L; 2]) {
+    // SAFETY: offsets stay inside the tile's columns that exist; `scale` and `bias` have whole tiles.
     unsafe {
         for (half, mut sum) in sums.into_iter().enumerate() {
             let column = half * L::WIDTH;
@@ -226,22 +349,24 @@ unsafe fn store<L: Lanes, W>(tile: &Tile<W>, finish: Option<&Finish>, row: usize
             }
             let to = tile.to.add(row * tile.stride + column);
             let count = tile.columns - column;
-            let whole = count >= L::WIDTH;
-            let read = |from| if whole { L::load(from) } else { L::load_some(from, count) };
             if tile.resume {
-                sum = sum.add(read(to));
+                sum = sum.add(L::load_some(to, count));
             }
             if let Some(finish) = finish {
+                if !finish.scale.is_null() {
+                    sum = sum.mul(L::load(finish.scale.add(column)));
+                }
                 if !finish.bias.is_null() {
                     sum = sum.add(L::load(finish.bias.add(column)));
                 }
                 if !finish.addend.is_null() {
                     let row = (finish.row + row) % finish.period;
-                    sum = sum.add(read(finish.addend.add(row * finish.stride + column)));
+                    let from = finish.addend.add(row * finish.stride + column);
+                    sum = sum.add(L::load_some(from, count));
                 }
                 sum = activate(finish.activation, sum);
             }
-            if whole { sum.store(to) } else { sum.store_some(to, count) }
+            sum.store_some(to, count);
         }
     }
 }

@@ -20,15 +20,15 @@ use rayon::prelude::*;
 
 use super::Activation;
 use super::simd::Isa;
-use kernel::{Finish, Stored, Tile, compute};
+use kernel::{Finish, Stored, Tile, call_ahead, compute};
 use panels::{PackedWeights, Panels, pack_rows};
 
-pub(super) use panels::Storage;
+pub use panels::{Storage, int8_scales, to_int8};
 
 /// Inputs that are summed at a time: a panel of weights then stays in the first cache.
 const DEPTH: usize = 384;
 /// Rows of a task: a multiple of both tile heights, so that a block of them stays in the second.
-const BLOCK_ROWS: usize = 96;
+const BLOCK_ROWS: usize = 240;
 /// Products of fewer multiplications than this run on the calling thread.
 const SERIAL: usize = 1 << 17;
 
@@ -85,10 +85,13 @@ impl PackedLinear {
         }
         let rows = x.len() / inputs;
         let product = Product::new(self, rows, addend)?;
+        if rows == 0 {
+            return Ok(Vec::new());
+        }
         let packed = product.pack(x);
         let mut y = Vec::with_capacity(rows * outputs);
         let to = Target(y.as_mut_ptr());
-        let block_rows = rows.div_ceil(BLOCK_ROWS).max(1);
+        let block_rows = rows.div_ceil(BLOCK_ROWS);
         let parts = product.parts(block_rows);
         let task = |index: usize| {
             let first = index / parts * BLOCK_ROWS;
@@ -191,6 +194,7 @@ impl<'a> Product<'a> {
             match &self.layer.weights.panels {
                 Panels::F32(panels) => self.block_of(packed, panels, block, to),
                 Panels::Bf16(panels) => self.block_of(packed, panels, block, to),
+                Panels::Int8(panels) => self.block_of(packed, panels, block, to),
             }
         }
     }
@@ -208,7 +212,13 @@ impl<'a> Product<'a> {
             for panel in first_panel..first_panel + count {
                 let column = panel * width;
                 let right = &panels[panel * inputs * width + start * width..];
+                // The next panel comes from memory, which takes longer than a tile: it is called in
+                // pieces while this one is used.
+                let next = panels.get((panel + 1) * inputs * width + start * width..);
+                let piece = (depth * width).div_ceil(rows.div_ceil(height));
+                let mut pieces = next.unwrap_or_default().chunks(piece);
                 for row in (0..rows).step_by(height) {
+                    call_ahead(pieces.next().unwrap_or_default());
                     let high = height.min(rows - row);
                     let left = &packed[start * rows + row * depth..];
                     let finish = last.then(|| self.finish(first_row + row, column));
@@ -238,6 +248,7 @@ impl<'a> Product<'a> {
         let outputs = self.layer.weights.outputs;
         let at = |values: Option<&[f32]>| values.map_or(null(), |values| values[column..].as_ptr());
         Finish {
+            scale: at(self.layer.weights.scales.as_deref()),
             bias: at(self.layer.bias.as_deref()),
             addend: at(self.addend),
             period: self.addend.map_or(self.rows, |values| values.len() / outputs),

@@ -9,11 +9,14 @@ use crate::models::ops::simd::Isa;
 
 /// How packed weights are stored. Sums are always `f32`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::models::ops) enum Storage {
+pub enum Storage {
     /// As given.
     F32,
     /// Upper halves of `f32`, rounded to nearest: half the memory, relative error up to 2⁻⁹.
     Bf16,
+    /// A byte, and a scale for each output: a quarter of the memory, error up to 1/254 of an
+    /// output's largest weight.
+    Int8,
 }
 
 /// Packed weights.
@@ -21,12 +24,15 @@ pub(in crate::models::ops) enum Storage {
 pub(super) enum Panels {
     F32(Vec<f32>),
     Bf16(Vec<u16>),
+    Int8(Vec<i8>),
 }
 
 /// Weights of a layer, packed for one instruction set.
 #[derive(Debug)]
 pub(super) struct PackedWeights {
     pub(super) panels: Panels,
+    /// What each output's sum is multiplied by, padded to whole panels; nothing where all are 1.
+    pub(super) scales: Option<Vec<f32>>,
     pub(super) isa: Isa,
     pub(super) inputs: usize,
     pub(super) outputs: usize,
@@ -37,20 +43,29 @@ impl PackedWeights {
     pub(super) fn new(weight: &[f32], inputs: usize, storage: Storage, isa: Isa) -> Self {
         let outputs = weight.len().checked_div(inputs).unwrap_or(0);
         let pack = Pack { weight, inputs, outputs, columns: isa.columns() };
-        let panels = match storage {
-            Storage::F32 => Panels::F32(pack.each(|value| value)),
-            Storage::Bf16 => Panels::Bf16(pack.each(to_bf16)),
+        let (panels, scales) = match storage {
+            Storage::F32 => (Panels::F32(pack.each(|value, _| value)), None),
+            Storage::Bf16 => (Panels::Bf16(pack.each(|value, _| to_bf16(value))), None),
+            Storage::Int8 => {
+                let mut scales = int8_scales(weight, inputs);
+                scales.resize(outputs.next_multiple_of(isa.columns()), 1.0);
+                let byte = |value, output: usize| to_int8(value, scales[output]);
+                (Panels::Int8(pack.each(byte)), Some(scales))
+            }
         };
-        Self { panels, isa, inputs, outputs }
+        Self { panels, scales, isa, inputs, outputs }
     }
 
     /// Bytes of weights.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
-        match &self.panels {
-            Panels::F32(values) => 4 * values.len(),
-            Panels::Bf16(values) => 2 * values.len(),
-        }
+        let scales = self.scales.as_ref().map_or(0, |scales| 4 * scales.len());
+        scales
+            + match &self.panels {
+                Panels::F32(values) => 4 * values.len(),
+                Panels::Bf16(values) => 2 * values.len(),
+                Panels::Int8(values) => values.len(),
+            }
     }
 }
 
@@ -63,8 +78,11 @@ struct Pack<'a> {
 }
 
 impl Pack<'_> {
-    /// Every weight through `store`; zeros beyond the last output.
-    fn each<T: Copy + Default + Send + Sync>(&self, store: impl Fn(f32) -> T + Sync) -> Vec<T> {
+    /// Every weight, and which output it belongs to, through `store`; zeros beyond the last output.
+    fn each<T: Copy + Default + Send + Sync>(
+        &self,
+        store: impl Fn(f32, usize) -> T + Sync,
+    ) -> Vec<T> {
         let (inputs, columns) = (self.inputs, self.columns);
         let mut panels = vec![T::default(); self.outputs.div_ceil(columns) * inputs * columns];
         if inputs == 0 {
@@ -75,7 +93,7 @@ impl Pack<'_> {
             for column in 0..columns.min(self.outputs - first) {
                 let row = &self.weight[(first + column) * inputs..][..inputs];
                 for (values, &value) in panel.chunks_exact_mut(columns).zip(row) {
-                    values[column] = store(value);
+                    values[column] = store(value, first + column);
                 }
             }
         });
@@ -90,6 +108,21 @@ fn to_bf16(value: f32) -> u16 {
         return (bits >> 16) as u16 | 0x40;
     }
     ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16
+}
+
+/// What makes the largest weight of each row of `inputs` 127; 1 for a row of zeros.
+pub fn int8_scales(weight: &[f32], inputs: usize) -> Vec<f32> {
+    let largest = |row: &[f32]| row.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+    let scale = |row| match largest(row) {
+        0.0 => 1.0,
+        largest => largest / 127.0,
+    };
+    weight.chunks_exact(inputs.max(1)).map(scale).collect()
+}
+
+/// `value` in steps of `scale`, to the nearest.
+pub fn to_int8(value: f32, scale: f32) -> i8 {
+    (value / scale).round() as i8
 }
 
 /// Packs `depth` inputs from `first` on of the rows `x`, `[n, inputs]`, into `panel`, `[depth, n]`.

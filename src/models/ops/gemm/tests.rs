@@ -93,17 +93,47 @@ fn what_is_added_repeats() {
 
 /// The loss is that of rounding weights: relative to the largest sum that is possible.
 #[test]
-fn bf16_weights_lose_little() {
+fn weights_of_fewer_bits_lose_little() {
     let (rows, inputs, outputs) = (9, 500, 37);
     let (x, weight) = (numbers(rows * inputs, 1), numbers(outputs * inputs, 2));
-    let expected = plain((&x, &weight), inputs, None, None);
+    let bias = numbers(outputs, 3);
+    let expected = plain((&x, &weight), inputs, Some(&bias), None);
     let largest = expected.iter().fold(0f64, |a, b| a.max(b.abs()));
     for isa in Isa::available() {
-        let given = (weight.as_slice(), inputs);
-        let layer = PackedLinear::new(given, None, Activation::None, (Storage::Bf16, isa));
-        assert_eq!(layer.bytes(), 2 * outputs.next_multiple_of(isa.columns()) * inputs);
-        let gap = largest_gap(&layer.forward(&x, None).unwrap(), &expected) / largest;
-        assert!(gap > 1e-5 && gap < 0.004, "{isa:?}: {gap}");
+        let padded = outputs.next_multiple_of(isa.columns());
+        for (storage, bytes, most) in [
+            (Storage::Bf16, 2 * padded * inputs, 0.004),
+            (Storage::Int8, padded * inputs + 4 * padded, 0.008),
+        ] {
+            let (given, bias) = ((weight.as_slice(), inputs), Some(&bias[..]));
+            let layer = PackedLinear::new(given, bias, Activation::None, (storage, isa));
+            assert_eq!(layer.bytes(), bytes);
+            let gap = largest_gap(&layer.forward(&x, None).unwrap(), &expected) / largest;
+            assert!(gap > 1e-5 && gap < most, "{isa:?} {storage:?}: {gap}");
+        }
+    }
+}
+
+/// What lies on the grid of bytes is kept as it is, whatever the scales of the outputs.
+#[test]
+fn bytes_are_exact() {
+    let (rows, inputs, outputs) = (7, 600, 20);
+    let x = numbers(rows * inputs, 1);
+    let weight: Vec<f32> = (0..outputs * inputs)
+        .map(|i| (i * 37 % 255) as f32 - 127.0)
+        .enumerate()
+        .map(|(i, byte)| byte * 0.25f32.powi((i / inputs) as i32 % 5))
+        .collect();
+    for isa in Isa::available() {
+        let layer = |storage| {
+            let given = (weight.as_slice(), inputs);
+            PackedLinear::new(given, None, Activation::Relu, (storage, isa))
+        };
+        let exact = layer(Storage::F32).forward(&x, None).unwrap();
+        let expected: Vec<f64> = exact.iter().map(|&value| value.into()).collect();
+        let largest = expected.iter().fold(0f64, |a, b| a.max(b.abs()));
+        let gap = largest_gap(&layer(Storage::Int8).forward(&x, None).unwrap(), &expected);
+        assert!(gap < 1e-6 * largest, "{isa:?}: {gap} of {largest}");
     }
 }
 

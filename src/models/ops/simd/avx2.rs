@@ -34,9 +34,24 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let words = _mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()));
+            Self(_mm256_cvtepi32_ps(words))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: as above.
         unsafe { _mm256_storeu_ps(to, self.0) };
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(from: *const f32) {
+        // SAFETY: as above; no address is wrong.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) };
     }
 
     #[inline(always)]
