@@ -1,6 +1,7 @@
 //! Packs: a directory with a `pack.toml` that says which architecture fills each role, from which
 //! files, each with its size and SHA-256.
 
+mod convert;
 mod files;
 mod inspect;
 mod load;
@@ -13,6 +14,7 @@ mod source;
 mod verify;
 
 pub use crate::models::is_weights;
+pub use convert::{ConvertObserver, Converted, Role, convert_folder, convert_pack};
 pub use inspect::{TensorSummary, WeightSummary, inspect_weights};
 pub use load::{LoadObserver, LoadedPack, load};
 pub use locate::locate;
