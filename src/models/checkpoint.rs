@@ -102,6 +102,21 @@ impl Checkpoint {
     }
 }
 
+/// What describes a stored tensor: name, shape and data type.
+pub type Described = (String, Vec<usize>, String);
+
+/// The weight file that a network in `dir` is read from, and those of its tensors that are `used`.
+pub(super) fn describe_used(
+    dir: &Path,
+    files: &[&str],
+    used: impl Fn(&str, &[Described]) -> bool,
+) -> Result<(PathBuf, Vec<Described>)> {
+    let path = weight_file(dir, files)?;
+    let all = describe_weights(&path)?;
+    let kept = all.iter().filter(|(name, _, _)| used(name, &all)).cloned().collect();
+    Ok((path, kept))
+}
+
 /// The first of `files` that `dir` holds; without, its only weight file, whatever its name.
 fn weight_file(dir: &Path, files: &[&str]) -> Result<PathBuf> {
     if let Some(path) = files.iter().map(|name| dir.join(name)).find(|path| path.is_file()) {
@@ -141,7 +156,7 @@ pub fn is_weights(path: &Path) -> bool {
 ///
 /// # Errors
 /// The file cannot be read, is no weight file, or ends early.
-pub fn describe_weights(path: &Path) -> Result<Vec<(String, Vec<usize>, String)>> {
+pub fn describe_weights(path: &Path) -> Result<Vec<Described>> {
     let file = StreamedTensors::open(path, None)?;
     let described = file.tensors().iter().map(|(name, tensor)| {
         let dtype = format!("{:?}", tensor.dtype).to_lowercase();

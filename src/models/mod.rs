@@ -26,7 +26,7 @@ pub mod tagger;
 mod weight_use;
 
 pub use byte_lru::ByteLru;
-pub use checkpoint::{describe_weights, device_name, hash_file, is_weights};
+pub use checkpoint::{Described, describe_weights, device_name, hash_file, is_weights};
 pub use entity::{CharSpan, EntityType, FineType, TaggedEntity};
 pub use error::{ModelError, Result};
 pub use expander::TypeExpander;

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::PackError;
-use crate::models::describe_weights;
+use crate::models::{Described, describe_weights};
 
 /// One tensor of a weight file.
 #[derive(Debug, Clone, Serialize)]
@@ -49,11 +49,16 @@ impl WeightSummary {
 /// When the file cannot be read, ends early, or is neither safetensors nor a checkpoint of PyTorch's
 /// that is read here.
 pub fn inspect_weights(path: &Path) -> Result<WeightSummary, PackError> {
-    let tensors = describe_weights(path).map_err(PackError::Weights)?.into_iter();
-    let tensors: Vec<TensorSummary> =
-        tensors.map(|(name, shape, dtype)| TensorSummary { name, shape, dtype }).collect();
-    let parameters = tensors.iter().map(TensorSummary::elements).sum();
-    Ok(WeightSummary { tensors, parameters })
+    Ok(describe_weights(path).map_err(PackError::Weights)?.into())
+}
+
+impl From<Vec<Described>> for WeightSummary {
+    fn from(described: Vec<Described>) -> Self {
+        let summary = |(name, shape, dtype)| TensorSummary { name, shape, dtype };
+        let tensors: Vec<TensorSummary> = described.into_iter().map(summary).collect();
+        let parameters = tensors.iter().map(TensorSummary::elements).sum();
+        Self { tensors, parameters }
+    }
 }
 
 #[cfg(test)]

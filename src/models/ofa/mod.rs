@@ -68,4 +68,4 @@ pub use image_trunk::ImageTrunk;
 pub use model::Ofa;
 pub use search::Hypothesis;
 pub use tokenizer::Tokenizer;
-pub use weights::Weights;
+pub use weights::{Weights, describe};

@@ -2,13 +2,13 @@
 //! the Hugging Face and ModelScope ports do.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 use serde_json::Value;
 
-use crate::models::checkpoint::{Checkpoint, StoredTensor};
+use crate::models::checkpoint::{Checkpoint, Described, describe_used};
 use crate::models::{ModelInfo, Result, WeightUse};
 
 /// Names that a pack's weight file may have, in order of preference.
@@ -54,10 +54,8 @@ impl Weights {
         let file = Checkpoint::open(dir, &FILES, Some(FAIRSEQ_KEY), dtype, device)?;
         let has = |marker| file.tensors.iter().any(|tensor| tensor.name.contains(marker));
         let ported = has(PORT_MARKER) || has(PORT_MARKER_PLAIN);
-        // One matrix under three names is one matrix.
-        let tied = file.tensors.iter().find(|tensor| is_tied(&tensor.name));
-        let tied = tied.map(|tensor| tensor.name.clone());
-        let info = file.info("ofa", |tensor| is_used(tensor, tied.as_deref()));
+        let tied = tied_name(|name| file.tensors.iter().any(|tensor| tensor.name == name));
+        let info = file.info("ofa", |tensor| is_used(&tensor.name, tied));
         let weight_use = file.weight_use();
         let builder = if ported { file.builder.rename_f(ported_name) } else { file.builder };
         let shapes = file.tensors.into_iter().map(|tensor| (tensor.name, tensor.shape)).collect();
@@ -75,7 +73,7 @@ impl Weights {
 
     /// The name under which the file has the token embedding.
     pub(super) fn tokens(&self) -> Option<&'static str> {
-        TOKENS.into_iter().find(|name| self.shapes.contains_key(*name))
+        tied_name(|name| self.shapes.contains_key(name))
     }
 }
 
@@ -92,15 +90,24 @@ fn ported_name(name: &str) -> String {
     segments.collect::<Vec<_>>().join(".")
 }
 
-/// Whether the tensor is one of those that hold the same matrix.
-fn is_tied(name: &str) -> bool {
-    let tied = ["encoder.embed_tokens", "decoder.embed_tokens", "decoder.output_projection"];
-    tied.iter().any(|prefix| name.starts_with(prefix))
+/// The weight file of the network in `dir` and the tensors that are used of it, without reading them.
+///
+/// # Errors
+/// There is none, or it cannot be read.
+pub fn describe(dir: &Path) -> Result<(PathBuf, Vec<Described>)> {
+    describe_used(dir, &FILES, |name, all| {
+        is_used(name, tied_name(|name| all.iter().any(|(other, _, _)| other == name)))
+    })
+}
+
+/// The name by which the one matrix under three names is read.
+fn tied_name(has: impl Fn(&str) -> bool) -> Option<&'static str> {
+    TOKENS.into_iter().find(|name| has(name))
 }
 
 /// Whether the network reads a tensor: not the copies of the tied matrix but `tied`, no buffers or
 /// statistics, nor the decoder's image tables, which only picture generation uses.
-fn is_used(tensor: &StoredTensor, tied: Option<&str>) -> bool {
+fn is_used(name: &str, tied: Option<&str>) -> bool {
     const UNUSED: [&str; 11] = [
         "decoder.image_rel_pos_table_list.",
         "decoder.embed_image_positions.",
@@ -114,8 +121,7 @@ fn is_used(tensor: &StoredTensor, tied: Option<&str>) -> bool {
         ".version",
         "_float_tensor",
     ];
-    let name = tensor.name.as_str();
-    if is_tied(name) {
+    if TOKENS.contains(&name) {
         return tied == Some(name);
     }
     !UNUSED.iter().any(|part| name.contains(part))
@@ -156,8 +162,7 @@ mod tests {
             ("encoder.layer_norm.weight", true),
         ];
         for (name, expected) in used {
-            let tensor = StoredTensor { name: name.to_owned(), shape: vec![1], is_bytes: false };
-            assert_eq!(is_used(&tensor, Some("encoder.embed_tokens.weight")), expected, "{name}");
+            assert_eq!(is_used(name, Some("encoder.embed_tokens.weight")), expected, "{name}");
         }
     }
 }

@@ -30,6 +30,7 @@ use tokenizers::Tokenizer;
 
 pub use config::{Config, CrfScope, TokenTypes};
 pub use input::WordInput;
+pub use weights::describe;
 
 use crf::Crf;
 use encoder::Encoder;
