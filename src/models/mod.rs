@@ -13,18 +13,21 @@ mod entity;
 mod error;
 mod expander;
 mod expression;
+mod located;
 mod memo;
 pub mod ofa;
 pub mod ops;
+mod pickle;
 mod pixels;
 pub mod pyramid;
 mod roles;
 pub mod sam;
 mod streamed;
 pub mod tagger;
+mod weight_use;
 
 pub use byte_lru::ByteLru;
-pub use checkpoint::{device_name, hash_file};
+pub use checkpoint::{Described, describe_weights, device_name, hash_file, is_weights};
 pub use entity::{CharSpan, EntityType, FineType, TaggedEntity};
 pub use error::{ModelError, Result};
 pub use expander::TypeExpander;
@@ -32,3 +35,4 @@ pub use roles::{
     EntailInput, Entailer, Entailment, ExpandInput, Expander, GroundInput, Grounder, Grounding,
     ImageEmbedding, MaskPrediction, ModelInfo, SegmentInput, Segmenter, TagInput, Tagger,
 };
+pub use weight_use::{Recorder, TensorNames, WeightUse};

@@ -41,6 +41,7 @@ use crate::models::checkpoint::Checkpoint;
 use crate::models::ops::activation_type;
 use crate::models::{
     ImageEmbedding, MaskPrediction, ModelError, ModelInfo, Result, SegmentInput, Segmenter,
+    WeightUse,
 };
 use crate::vision::Picture;
 
@@ -109,21 +110,34 @@ fn is_used(name: &str) -> bool {
 }
 
 impl Sam {
-    /// Loads `config.json` and `model.safetensors`, `model.pth`, `model.pt` or `pytorch_model.bin` from
-    /// `dir`, as Meta, MobileSAM or Hugging Face call the tensors. Weights are converted to `dtype`.
+    /// Loads `config.json` and the weight file from `dir`, whose tensors are called as by Meta,
+    /// MobileSAM or Hugging Face. Weights are converted to `dtype`.
     ///
     /// # Errors
     /// When a file is missing, is not what it should be, or lacks a tensor of the right shape.
     pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self> {
+        Ok(Self::open(dir, device, dtype)?.0)
+    }
+
+    /// Which tensors of its file the network in `dir` reads; found out by loading it.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn weight_use(dir: &Path) -> Result<WeightUse> {
+        Ok(Self::open(dir, &Device::Cpu, DType::BF16)?.1)
+    }
+
+    fn open(dir: &Path, device: &Device, dtype: DType) -> Result<(Self, WeightUse)> {
         let config = Config::read(&dir.join("config.json"))?;
         let weights = Checkpoint::open(dir, &FILES, None, dtype, device)?;
         let info = weights.info("sam", |tensor| is_used(&tensor.name));
+        let weight_use = weights.weight_use();
         let names = weights.tensors.iter().map(|tensor| tensor.name.as_str());
         let builder = match HuggingFaceNames::of(&config, names) {
             Some(names) => weights.builder.rename_f(move |name: &str| names.name(name)),
             None => weights.builder,
         };
-        Self::new(config, builder, info)
+        Ok((Self::new(config, builder, info)?, weight_use))
     }
 
     /// Builds the network from the state dict's root.
