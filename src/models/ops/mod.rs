@@ -20,12 +20,12 @@ mod simd;
 mod softmax;
 
 pub use activation::{Activation, clamp, relu};
-pub use attention::{RelativePositions, Scores, attend, attends_by_tiles};
+pub use attention::{RelativePositions, Scores, attend, attend_by_blocks, attends_by_tiles};
 pub use conv::{Conv2d, Travel};
 pub use depthwise::Depthwise;
 pub use gemm::{Storage, int8_scales, to_int8};
 pub use linear::{Linear, WEIGHT_SCALE, activation_type, linear_storage};
-pub use memory_pool::keep_freed_memory;
+pub use memory_pool::{free_memory, keep_freed_memory};
 pub use norm::LayerNorm;
 pub use pool::max_pool_of_positive;
 pub use softmax::softmax_f32;
