@@ -9,9 +9,11 @@ use candle_core::{DType, Device};
 use riveg::models::dense::DenseGrounding;
 use riveg::models::ofa::{OfaEntailer, OfaGrounder};
 use riveg::models::sam::Sam;
-use riveg::models::tagger::TransformerTagger;
-use riveg::models::{EntailInput, Entailer, GroundInput, Grounder, Segmenter, TagInput, Tagger};
-use riveg::pack::{self, ConvertObserver, Converted, Role, WeightType};
+use riveg::models::tagger::{TransformerTagger, WordInput};
+use riveg::models::{
+    EntailInput, Entailer, GroundInput, Grounder, Segmenter, TagInput, Tagger, WrittenAs,
+};
+use riveg::pack::{self, ConvertObserver, Converted, Role};
 use riveg::vision::Picture;
 
 struct Silent;
@@ -25,9 +27,9 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
-fn convert(source: &Path, role: Role, dtype: Option<WeightType>) -> (tempfile::TempDir, Converted) {
+fn convert(source: &Path, role: Role, form: WrittenAs) -> (tempfile::TempDir, Converted) {
     let target = tempfile::tempdir().unwrap();
-    let done = pack::convert_folder(source, target.path(), (role, dtype), &Silent).unwrap();
+    let done = pack::convert_folder(source, target.path(), (role, form), &Silent).unwrap();
     (target, done)
 }
 
@@ -57,7 +59,7 @@ const CPU: Device = Device::Cpu;
 fn taggers_are_the_same_afterwards() {
     for name in ["bert", "xlm_roberta", "bert_tokens"] {
         let source = golden("tagger").join(name);
-        let (target, done) = convert(&source, Role::Tagger, None);
+        let (target, done) = convert(&source, Role::Tagger, WrittenAs::Stored);
         assert!(!done.names.read.is_empty());
         let tags = |dir: &Path| {
             let tagger = TransformerTagger::load(dir, &CPU, DType::F32).unwrap();
@@ -66,6 +68,32 @@ fn taggers_are_the_same_afterwards() {
         };
         assert_eq!(tags(target.path()), tags(&source), "{name}");
     }
+}
+
+/// Linear layers become bytes; the emissions stay near, and the same text has the same entities.
+#[test]
+fn bytes_are_a_quarter_and_lose_little() {
+    let source = golden("tagger/xlm_roberta");
+    let (target, done) = convert(&source, Role::Tagger, WrittenAs::Bytes);
+    let summary = pack::inspect_weights(&done.to).unwrap();
+    let bytes = summary.tensors.iter().filter(|tensor| tensor.dtype == "i8").count();
+    // Six linear layers in each of two blocks, and a scale for each.
+    let scales = |name: &str| name.ends_with(".weight_scale");
+    assert_eq!(bytes, 12, "{:?}", summary.dtypes());
+    assert_eq!(summary.tensors.iter().filter(|tensor| scales(&tensor.name)).count(), 12);
+    let emissions = |dir: &Path| {
+        let tagger = TransformerTagger::load(dir, &CPU, DType::F32).unwrap();
+        let words = ["Rome", "is", "where", "Ann", "met"];
+        let labelling = tagger.label(&[WordInput { words: &words, knowledge: &[] }]).unwrap();
+        labelling[0].emissions.clone()
+    };
+    let (exact, rounded) = (emissions(&source), emissions(target.path()));
+    let largest = exact.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+    let gap = exact.iter().zip(&rounded).fold(0f32, |gap, (a, b)| gap.max((a - b).abs()));
+    assert!(gap > 0.0 && gap < 0.03 * largest, "{gap} of {largest}");
+    // What is bytes already is not rounded again.
+    let (twice, _) = convert(target.path(), Role::Tagger, WrittenAs::Bytes);
+    assert_eq!(emissions(twice.path()), rounded);
 }
 
 /// A checkpoint of fairseq's alone, and a folder of the port's; both become ours.
@@ -77,7 +105,7 @@ fn ofa_is_the_same_afterwards_whatever_its_folder_was() {
     }
     fs::copy(golden("ofa/fairseq.pt"), fairseq.path().join("checkpoint_best.pt")).unwrap();
     for source in [fairseq.path().to_owned(), golden("ofa/hub"), golden("ofa/fairseq")] {
-        let (target, done) = convert(&source, Role::Entailer, None);
+        let (target, done) = convert(&source, Role::Entailer, WrittenAs::Stored);
         let load = |dir: &Path| OfaEntailer::load(dir, &CPU, DType::F32).unwrap();
         let (before, after) = (load(&source), load(target.path()));
         assert_eq!(entails(&after), entails(&before), "{}", source.display());
@@ -92,7 +120,7 @@ fn ofa_is_the_same_afterwards_whatever_its_folder_was() {
 
 #[test]
 fn what_is_computed_anew_is_told_apart_from_what_is_not_used() {
-    let (_target, done) = convert(&golden("ofa/hub"), Role::Grounder, None);
+    let (_target, done) = convert(&golden("ofa/hub"), Role::Grounder, WrittenAs::Stored);
     let names = done.names;
     assert!(names.buffers.contains(&"encoder.embed_images.bn1.num_batches_tracked".to_owned()));
     // One matrix under three names is read once.
@@ -111,7 +139,7 @@ fn a_segmenter_from_a_pytorch_file_is_the_same_afterwards() {
     let source = tempfile::tempdir().unwrap();
     fs::copy(golden("sam/tables.pth"), source.path().join("model.pth")).unwrap();
     fs::copy(golden("sam/tables/config.json"), source.path().join("config.json")).unwrap();
-    let (target, _) = convert(source.path(), Role::Segmenter, None);
+    let (target, _) = convert(source.path(), Role::Segmenter, WrittenAs::Stored);
     let embedding = |dir: &Path| {
         let sam = Sam::load(dir, &CPU, DType::F32).unwrap();
         let cells = sam.encode(&[picture()]).unwrap().remove(0).cells;
@@ -123,7 +151,7 @@ fn a_segmenter_from_a_pytorch_file_is_the_same_afterwards() {
 #[test]
 fn a_dense_network_is_found_out_and_is_the_same_afterwards() {
     let source = golden("dense");
-    let (target, _) = convert(&source, Role::Grounder, None);
+    let (target, _) = convert(&source, Role::Grounder, WrittenAs::Stored);
     let load = |dir: &Path| DenseGrounding::load(dir, &CPU, DType::F32).unwrap();
     assert_eq!(entails(&load(target.path())), entails(&load(&source)));
     assert_eq!(grounds(&load(target.path())), grounds(&load(&source)));
@@ -133,9 +161,9 @@ fn a_dense_network_is_found_out_and_is_the_same_afterwards() {
 #[test]
 fn weights_become_another_type() {
     let source = golden("tagger/bert");
-    let (target, done) = convert(&source, Role::Tagger, Some(WeightType::Bf16));
+    let (target, done) = convert(&source, Role::Tagger, WrittenAs::Type(DType::BF16));
     assert_eq!(pack::inspect_weights(&done.to).unwrap().dtypes(), ["bf16"]);
-    let (twice, _) = convert(target.path(), Role::Tagger, Some(WeightType::Bf16));
+    let (twice, _) = convert(target.path(), Role::Tagger, WrittenAs::Type(DType::BF16));
     let bytes = |dir: &Path| fs::read(dir.join("model.safetensors")).unwrap();
     assert_eq!(bytes(twice.path()), bytes(target.path()));
     assert!(bytes(target.path()).len() < bytes(&source).len());
@@ -154,7 +182,7 @@ fn a_tensor_that_is_missing_is_named_and_nothing_is_overwritten() {
     candle_core::safetensors::save(&tensors, &file).unwrap();
     let target = tempfile::tempdir().unwrap();
     let convert = |source: &Path, target: &Path| {
-        let done = pack::convert_folder(source, target, (Role::Tagger, None), &Silent);
+        let done = pack::convert_folder(source, target, (Role::Tagger, WrittenAs::Stored), &Silent);
         done.unwrap_err().to_string()
     };
     let error = convert(source.path(), target.path());

@@ -35,4 +35,4 @@ pub use roles::{
     EntailInput, Entailer, Entailment, ExpandInput, Expander, GroundInput, Grounder, Grounding,
     ImageEmbedding, MaskPrediction, ModelInfo, SegmentInput, Segmenter, TagInput, Tagger,
 };
-pub use weight_use::{Recorder, TensorNames, WeightUse};
+pub use weight_use::{Recorder, TensorNames, WeightUse, WrittenAs};

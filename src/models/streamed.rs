@@ -270,6 +270,7 @@ impl SimpleBackend for StreamedTensors {
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
+        self.recorder.note_sought(name);
         self.tensors.contains_key(name)
     }
 }

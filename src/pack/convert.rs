@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use super::files::{failed, hash_of};
 use super::lock::write_manifest;
-use super::{FileEntry, MANIFEST, Manifest, PackError, RoleEntry, WeightType};
+use super::{FileEntry, MANIFEST, Manifest, PackError, RoleEntry};
 use crate::models::dense::{self, DenseGrounding};
 use crate::models::ofa::{ModelConfig, OfaEntailer, OfaGrounder};
 use crate::models::sam::Sam;
 use crate::models::tagger::TransformerTagger;
-use crate::models::{ModelError, TensorNames, WeightUse, is_weights};
+use crate::models::{ModelError, TensorNames, WeightUse, WrittenAs, is_weights};
 
 /// The name of the weight files that are written; every architecture looks for it first.
 const WEIGHTS: &str = "model.safetensors";
@@ -77,15 +77,15 @@ pub trait ConvertObserver {
     fn tensor(&self, index: usize, count: usize);
 }
 
-/// Converts all networks of the pack in `source` to a pack in `target`, whose weights are of `dtype`
-/// where one is given, and lists its files with their hashes in its manifest.
+/// Converts all networks of the pack in `source` to a pack in `target`, whose weights are written as
+/// `form` says, and lists its files with their hashes in its manifest.
 ///
 /// # Errors
 /// `target` holds something already, a network cannot be loaded, or a file cannot be read or written.
 pub fn convert_pack(
     source: &Path,
     target: &Path,
-    dtype: Option<WeightType>,
+    form: WrittenAs,
     observer: &dyn ConvertObserver,
 ) -> Result<Vec<Converted>, PackError> {
     let manifest = Manifest::read(source)?;
@@ -98,7 +98,7 @@ pub fn convert_pack(
         if folders.contains(&folder) {
             continue;
         }
-        let network = Network { role, architecture: &entry.architecture, dtype };
+        let network = Network { role, architecture: &entry.architecture, form };
         converted.push(network.convert(&source.join(&entry.path), &folder, observer)?);
         folders.push(folder);
     }
@@ -113,11 +113,11 @@ pub fn convert_pack(
 pub fn convert_folder(
     source: &Path,
     target: &Path,
-    (role, dtype): (Role, Option<WeightType>),
+    (role, form): (Role, WrittenAs),
     observer: &dyn ConvertObserver,
 ) -> Result<Converted, PackError> {
     refuse_full(target)?;
-    let network = Network { role, architecture: architecture_of(source, role), dtype };
+    let network = Network { role, architecture: architecture_of(source, role), form };
     network.convert(source, target, observer)
 }
 
@@ -163,7 +163,7 @@ fn refuse_full(target: &Path) -> Result<(), PackError> {
 struct Network<'a> {
     role: Role,
     architecture: &'a str,
-    dtype: Option<WeightType>,
+    form: WrittenAs,
 }
 
 impl Network<'_> {
@@ -186,9 +186,8 @@ impl Network<'_> {
         let to = target.join(WEIGHTS);
         let progress = |index, count| observer.tensor(index, count);
         let names = read.names();
-        let written = read.write(&to, self.dtype.map(Into::into), &progress);
-        written.map_err(|error| self.in_role(error))?;
-        self.check(target, &names)?;
+        let written = read.write(&to, self.form, &progress);
+        self.check(target, &written.map_err(|error| self.in_role(error))?)?;
         Ok(Converted { role: self.role, from: read.path().to_owned(), to, names })
     }
 
@@ -232,13 +231,13 @@ impl Network<'_> {
     }
 
     /// Loads what was written: all of it has to be read, and nothing else.
-    fn check(&self, target: &Path, expected: &TensorNames) -> Result<(), PackError> {
+    fn check(&self, target: &Path, written: &[String]) -> Result<(), PackError> {
         let names = self.weight_use(target)?.0.names();
-        if names.read == expected.read && names.buffers.is_empty() && names.unused.is_empty() {
+        if names.read == written && names.buffers.is_empty() && names.unused.is_empty() {
             return Ok(());
         }
         let differs = |name: &&String| !names.read.contains(*name);
-        let missing: Vec<&str> = expected.read.iter().filter(differs).map(String::as_str).collect();
+        let missing: Vec<&str> = written.iter().filter(differs).map(String::as_str).collect();
         let message = format!(
             "{}: what was written is read otherwise than what it was made of (not read: {})",
             target.display(),

@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 
 use anyhow::bail;
+use candle_core::DType;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::PackArgs;
 use crate::cli::output::say;
-use crate::pack::{self, ConvertObserver, Converted, Role, WeightType};
+use crate::models::WrittenAs;
+use crate::pack::{self, ConvertObserver, Converted, Role};
 
 /// Names that are listed before the rest is only counted.
 const LISTED: usize = 12;
@@ -24,7 +26,8 @@ pub struct ConvertArgs {
     /// Directory to write to; it must be empty or not there.
     #[arg(long, short, value_name = "DIR")]
     output: PathBuf,
-    /// Type of the weights in the new files; without, each tensor's own.
+    /// Type of the weights in the new files; without, each tensor's own. With q8, weights of linear
+    /// layers become bytes with a scale for each output, and others keep their type.
     #[arg(long)]
     dtype: Option<TypeName>,
     /// List every tensor that was left out.
@@ -56,14 +59,16 @@ enum TypeName {
     F32,
     F16,
     Bf16,
+    Q8,
 }
 
-impl From<TypeName> for WeightType {
+impl From<TypeName> for WrittenAs {
     fn from(name: TypeName) -> Self {
         match name {
-            TypeName::F32 => Self::F32,
-            TypeName::F16 => Self::F16,
-            TypeName::Bf16 => Self::Bf16,
+            TypeName::F32 => Self::Type(DType::F32),
+            TypeName::F16 => Self::Type(DType::F16),
+            TypeName::Bf16 => Self::Type(DType::BF16),
+            TypeName::Q8 => Self::Bytes,
         }
     }
 }
@@ -74,17 +79,17 @@ impl From<TypeName> for WeightType {
 /// When the pack cannot be found, a network cannot be loaded, or a file cannot be read or written.
 pub fn run(args: &ConvertArgs) -> anyhow::Result<()> {
     let bar = Bar::new();
-    let dtype = args.dtype.map(WeightType::from);
+    let form = args.dtype.map_or(WrittenAs::Stored, WrittenAs::from);
     let converted = match args.role {
         Some(role) => {
             let folder = PathBuf::from(&args.pack.pack);
             if !folder.is_dir() {
                 bail!("with --role, {} has to be a directory", folder.display());
             }
-            let role = (role.into(), dtype);
+            let role = (role.into(), form);
             vec![pack::convert_folder(&folder, &args.output, role, &bar)?]
         }
-        None => pack::convert_pack(&args.pack.directory()?, &args.output, dtype, &bar)?,
+        None => pack::convert_pack(&args.pack.directory()?, &args.output, form, &bar)?,
     };
     drop(bar);
     converted.iter().try_for_each(|network| show(network, args.all))
