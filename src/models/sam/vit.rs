@@ -292,4 +292,41 @@ mod tests {
         let values = spread.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(values, [0.0, -1.0, 1.0, 0.0]);
     }
+
+    /// Every score of the appended form against the sum that the paper writes down, and what is
+    /// attended to against the form for the CPU.
+    #[test]
+    fn appended_positions_are_part_of_every_score() {
+        let (count, side, dim, scale) = (3, 5, 8, 0.3);
+        let tokens = side * side;
+        let random = |shape: &[usize]| Tensor::randn(0f32, 1.0, shape, &Device::Cpu).unwrap();
+        let [q, k, v] = [(); 3].map(|()| random(&[count, tokens, dim]));
+        let (rows, columns) = (random(&[side, dim, side]), random(&[side, dim, side]));
+        let wide_q = with_positions(&q, side, (&rows, &columns)).unwrap();
+        let one_hot = one_hot(side, &rows).unwrap().broadcast_as((count, tokens, 2 * side));
+        let wide_k = Tensor::cat(&[(&k * scale).unwrap(), one_hot.unwrap()], 2).unwrap();
+        let scores = wide_q.matmul(&wide_k.t().unwrap()).unwrap().to_vec3::<f32>().unwrap();
+        let [q3, k3] = [&q, &k].map(|t| t.to_vec3::<f32>().unwrap());
+        let [rows3, columns3] = [&rows, &columns].map(|t| t.to_vec3::<f32>().unwrap());
+        for (b, i, j) in (0..count * tokens * tokens)
+            .map(|n| (n / (tokens * tokens), n / tokens % tokens, n % tokens))
+        {
+            let term = |c: usize| {
+                scale as f32 * k3[b][j][c]
+                    + rows3[i / side][c][j / side]
+                    + columns3[i % side][c][j % side]
+            };
+            let expected: f32 = (0..dim).map(|c| q3[b][i][c] * term(c)).sum();
+            let gap = (scores[b][i][j] - expected).abs();
+            assert!(gap < 1e-5, "picture {b}, query {i}, key {j}: {gap}");
+        }
+        if let Some(packed) = RelativePositions::pack(&rows, &columns).unwrap() {
+            let [q, k, v] = [&q, &k, &v].map(|t| t.unsqueeze(1).unwrap());
+            let expected = packed.attend(&q, &k, &v, scale).unwrap();
+            let gap =
+                (attend(&wide_q, &wide_k, &v.squeeze(1).unwrap()).unwrap() - expected).unwrap();
+            let gap = gap.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(gap < 1e-5, "{gap}");
+        }
+    }
 }
