@@ -188,6 +188,8 @@ fn golden_answers_depend_on_the_picture() {
 fn half_precision_stays_close() {
     let model = DenseGrounding::load(&folder(), &Device::Cpu, DType::F16).unwrap();
     answers_agree(&model, 0.02);
+    let model = DenseGrounding::load(&folder(), &Device::Cpu, DType::BF16).unwrap();
+    answers_agree(&model, 0.02);
 }
 
 #[test]

@@ -1,11 +1,34 @@
-//! Does a pack fit into this machine's memory?
+//! Does a pack fit into the memory of its device?
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::bail;
+use candle_core::Device;
 
+use crate::models::{device_name, ops};
 use crate::pack::MemoryPlan;
+
+/// Memory that is there to be taken.
+#[derive(Debug, Clone)]
+pub struct Available {
+    /// Whose it is, e.g. `cuda:0`.
+    pub device: String,
+    /// How much; nothing where nobody knows.
+    pub bytes: Option<u64>,
+}
+
+impl Available {
+    /// On the device that the networks will use. What a file's tensors pass through on the way to a
+    /// GPU, one by one, is not asked for.
+    ///
+    /// # Errors
+    /// The GPU's driver does not say.
+    pub fn on(device: &Device) -> anyhow::Result<Self> {
+        let bytes = if device.is_cpu() { available() } else { ops::free_memory(device)? };
+        Ok(Self { device: device_name(device), bytes })
+    }
+}
 
 /// Refuses a plan that does not fit; says nothing where nobody knows how much there is.
 ///
@@ -14,15 +37,16 @@ use crate::pack::MemoryPlan;
 pub fn refuse_too_large(
     name: &str,
     plan: &MemoryPlan,
-    available: Option<u64>,
+    available: &Available,
 ) -> anyhow::Result<()> {
-    let Some(available) = available.filter(|available| *available < plan.total()) else {
+    let device = &available.device;
+    let Some(available) = available.bytes.filter(|available| *available < plan.total()) else {
         return Ok(());
     };
     let megabytes = |bytes: u64| bytes as f64 / 1e6;
     bail!(
         "pack `{name}` needs about {:.0} MB ({:.0} MB of weights and an allowance for work), but only \
-         {:.0} MB are available: use --dtype bf16 or a smaller pack, or turn --memory-check off",
+         {:.0} MB are available on {device}: use --dtype bf16 or a smaller pack, or turn --memory-check off",
         megabytes(plan.total()),
         megabytes(plan.weights),
         megabytes(available)
@@ -30,7 +54,7 @@ pub fn refuse_too_large(
 }
 
 /// Bytes that this process may still take: what the system has, and what its container allows.
-pub fn available() -> Option<u64> {
+fn available() -> Option<u64> {
     let of_system = of_system(&fs::read_to_string("/proc/meminfo").ok()?)?;
     let of_container = of_container(Path::new("/sys/fs/cgroup"));
     Some(of_container.map_or(of_system, |bytes| bytes.min(of_system)))
@@ -96,12 +120,21 @@ mod tests {
             working: 1_000_000_000,
             largest_tensor: 2_000_000_000,
         };
-        assert!(refuse_too_large("big", &plan, None).is_ok());
-        assert!(refuse_too_large("big", &plan, Some(7_000_000_000)).is_ok());
-        let error = refuse_too_large("big", &plan, Some(6_999_999_999)).unwrap_err().to_string();
-        assert!(
-            error.contains("`big` needs about 7000 MB") && error.contains("--dtype"),
-            "{error}"
-        );
+        let check = |device: &str, bytes: Option<u64>| {
+            refuse_too_large("big", &plan, &Available { device: device.into(), bytes })
+        };
+        assert!(check("cpu", None).is_ok());
+        assert!(check("cpu", Some(7_000_000_000)).is_ok());
+        let error = check("cuda:1", Some(6_999_999_999)).unwrap_err().to_string();
+        for part in ["`big` needs about 7000 MB", "7000 MB are available on cuda:1", "--dtype"] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_cpu_says_what_it_has() {
+        let of_cpu = Available::on(&Device::Cpu).unwrap();
+        assert_eq!(of_cpu.device, "cpu");
+        assert_eq!(of_cpu.bytes.is_some(), Path::new("/proc/meminfo").exists());
     }
 }

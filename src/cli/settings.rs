@@ -91,8 +91,8 @@ settings! {
     /// Data type of the weights on the device: auto, f32, f16 or bf16. auto is what the
     /// pack says for each role, else f32 on a CPU and bf16 on a GPU.
     dtype: String = "auto", "RIVEG_DTYPE";
-    /// Whether to refuse a pack that does not fit into the memory that is available: on or off. Only
-    /// on a CPU.
+    /// Whether to refuse a pack that does not fit into the memory that the device has available: on
+    /// or off.
     memory_check: String = "on", "RIVEG_MEMORY_CHECK";
     /// Threads that compute on the CPU; 0 for one per core.
     threads: usize = 0, "RIVEG_THREADS";

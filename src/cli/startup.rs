@@ -7,7 +7,7 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::device::{DeviceName, DtypeName};
-use super::memory;
+use super::memory::{self, Available};
 use super::settings::Settings;
 use crate::batch::Cost;
 use crate::models::{ModelInfo, device_name};
@@ -64,11 +64,11 @@ pub fn load(settings: &Settings, observer: &dyn LoadObserver) -> anyhow::Result<
         Some(cache) => cache.resolve(&directory)?,
         None => directory,
     };
-    if device.is_cpu() && settings.memory_check == "on" {
+    if settings.memory_check == "on" {
         let manifest = Manifest::read(&directory)?;
         // Files without a plan are damaged, and loading says how.
         if let Ok(plan) = pack::plan(&directory, &manifest, types) {
-            memory::refuse_too_large(&manifest.name, &plan, memory::available())?;
+            memory::refuse_too_large(&manifest.name, &plan, &Available::on(&device)?)?;
         }
     }
     let pack = pack::load(&directory, &device, types, observer)?;

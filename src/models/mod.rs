@@ -5,6 +5,7 @@
 //! batch: the items of many requests at once. A batch either succeeds as a whole or fails as a
 //! whole; isolating one bad item is the caller's work (see [`crate::batch`]).
 
+mod batch_norm;
 mod byte_lru;
 mod checkpoint;
 pub mod dense;

@@ -78,6 +78,9 @@ impl DenseGrounding {
     fn open(dir: &Path, device: &Device, dtype: DType) -> Result<(Self, WeightUse)> {
         let config: Config = read_json(&dir.join("config.json"))?;
         config.validate()?;
+        // candle multiplies no bf16 on the CPU; this network is small enough to be widened.
+        let narrow = device.is_cpu() && dtype == DType::BF16;
+        let dtype = if narrow { DType::F32 } else { dtype };
         let tokenizer = ExpressionTokenizer::open(dir, &config)?;
         let weights = Checkpoint::open(dir, &["model.safetensors"], None, dtype, device)?;
         let (info, weight_use) = (weights.info("dense", |_| true), weights.weight_use());

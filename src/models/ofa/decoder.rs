@@ -57,9 +57,13 @@ impl DecoderState {
     /// # Errors
     /// A tensor operation failed.
     pub fn reorder(&mut self, rows: &[u32]) -> Result<()> {
+        let Some(own) = self.layers.iter().find_map(|layer| layer.own.as_ref()) else {
+            return Ok(());
+        };
+        // Once for all layers: on a GPU every upload is waited for.
+        let index = Tensor::new(rows, own.keys.device())?;
         for layer in &mut self.layers {
             if let Some(own) = &mut layer.own {
-                let index = Tensor::new(rows, own.keys.device())?;
                 own.keys = own.keys.index_select(&index, 0)?;
                 own.values = own.values.index_select(&index, 0)?;
             }

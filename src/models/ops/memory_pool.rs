@@ -16,6 +16,18 @@ pub fn keep_freed_memory(device: &Device) -> Result<()> {
     }
 }
 
+/// Bytes that a GPU has free, after its driver; nothing for other devices.
+///
+/// # Errors
+/// The driver refused.
+pub fn free_memory(device: &Device) -> Result<Option<u64>> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => cuda::free_memory(device).map(Some),
+        _ => Ok(None),
+    }
+}
+
 #[cfg(feature = "cuda")]
 #[allow(unsafe_code)]
 mod cuda {
@@ -23,6 +35,11 @@ mod cuda {
     use candle_core::cuda_backend::cudarc::driver::result::{device, mem_pool};
     use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute;
     use candle_core::{CudaDevice, Result};
+
+    pub(super) fn free_memory(on: &CudaDevice) -> Result<u64> {
+        let (free, _) = on.cuda_stream().context().mem_get_info().w()?;
+        Ok(free as u64)
+    }
 
     pub(super) fn keep_freed_memory(on: &CudaDevice) -> Result<()> {
         let stream = on.cuda_stream();

@@ -5,12 +5,15 @@ use candle_nn::ops::softmax_last_dim;
 
 /// The softmax over the last dimension, computed in single precision whatever the type of `scores`.
 ///
-/// candle sums in the tensor's own type on the CPU: a sum of 4096 in F16 stops growing at 2048.
-/// Costs nothing where `scores` are `f32`.
+/// candle sums in the tensor's own type on the CPU: a sum of 4096 in F16 stops growing at 2048. Its
+/// kernels for GPUs sum in `f32` by themselves. Costs nothing where `scores` are `f32`.
 ///
 /// # Errors
 /// A tensor operation failed.
 pub fn softmax_f32(scores: &Tensor) -> Result<Tensor> {
+    if scores.device().is_cuda() {
+        return softmax_last_dim(scores);
+    }
     softmax_last_dim(&scores.to_dtype(DType::F32)?)?.to_dtype(scores.dtype())
 }
 

@@ -4,6 +4,7 @@
 use candle_core::{Device, Result, Tensor};
 
 use crate::mask::MaskFrame;
+use crate::models::pixels::uploaded;
 use crate::vision::Picture;
 use crate::vision::resize::Filter;
 
@@ -30,6 +31,9 @@ pub(super) fn patches(
     pictures: &[&Picture],
     device: &Device,
 ) -> Result<Tensor> {
+    if !device.is_cpu() {
+        return cut(&normalised_on(device, size, pictures)?, patch);
+    }
     let (grid, length) = (size / patch, 3 * patch * patch);
     let values = normalised(size, pictures, |x, y, channel| {
         let first = (y / patch * grid + x / patch) * length;
@@ -40,6 +44,9 @@ pub(super) fn patches(
 
 /// Pictures as maps `[pictures, size, size, 3]`.
 pub(super) fn pixels(size: usize, pictures: &[&Picture], device: &Device) -> Result<Tensor> {
+    if !device.is_cpu() {
+        return normalised_on(device, size, pictures);
+    }
     let values = normalised(size, pictures, |x, y, channel| (y * size + x) * 3 + channel);
     Tensor::from_vec(values, (pictures.len(), size, size, 3), device)
 }
@@ -64,6 +71,28 @@ fn normalised(
         }
     }
     values
+}
+
+/// Maps `[pictures, size, size, 3]` whose bytes travel as bytes; any device does the rest.
+fn normalised_on(device: &Device, size: usize, pictures: &[&Picture]) -> Result<Tensor> {
+    let (mean, std) = (Tensor::new(&MEAN, device)?, Tensor::new(&STD, device)?);
+    let map = |picture: &&Picture| {
+        let (width, height) = frame(size, picture.width(), picture.height()).resized;
+        let rgb = picture.resize(width, height, Filter::Bilinear);
+        let (width, height) = (width as usize, height as usize);
+        let map = uploaded(rgb, &[height, width, 3], device)?;
+        let map = map.broadcast_sub(&mean)?.broadcast_div(&std)?;
+        map.pad_with_zeros(0, 0, size - height)?.pad_with_zeros(1, 0, size - width)
+    };
+    Tensor::stack(&pictures.iter().map(map).collect::<Result<Vec<_>>>()?, 0)
+}
+
+/// Maps cut into [`patches`].
+fn cut(maps: &Tensor, patch: usize) -> Result<Tensor> {
+    let (count, size, _, channels) = maps.dims4()?;
+    let grid = size / patch;
+    let cells = maps.reshape(&[count, grid, patch, grid, patch, channels])?;
+    cells.permute([0, 1, 3, 5, 2, 4])?.reshape((count, grid * grid, channels * patch * patch))
 }
 
 #[cfg(test)]
@@ -95,5 +124,26 @@ mod tests {
         let pixels = pixels.to_vec3::<f32>().unwrap();
         assert_eq!(pixels[1][5][1], (255.0 - MEAN[1]) / STD[1]);
         assert!(pixels[4..].iter().flatten().flatten().all(|&value| value == 0.0));
+    }
+
+    /// The very same operations on single numbers, so not even a last digit may differ.
+    #[test]
+    fn it_makes_no_difference_where_bytes_are_normalised() {
+        let picture = |width: u32, height: u32| {
+            let rgb = (0..3 * width * height).map(|i| (i * 37 % 256) as u8).collect();
+            Picture::from_rgb(width, height, rgb).unwrap()
+        };
+        let (wide, high) = (picture(20, 11), picture(9, 31));
+        let pictures = [&wide, &high];
+        let maps = normalised_on(&Device::Cpu, 16, &pictures).unwrap();
+        let cut = cut(&maps, 4).unwrap();
+        let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let (patches, pixels) = (
+            patches(16, 4, &pictures, &Device::Cpu).unwrap(),
+            pixels(16, &pictures, &Device::Cpu).unwrap(),
+        );
+        assert_eq!((maps.dims(), cut.dims()), (pixels.dims(), patches.dims()));
+        assert_eq!(values(&maps), values(&pixels));
+        assert_eq!(values(&cut), values(&patches));
     }
 }

@@ -4,12 +4,14 @@
 //! biases, are softened and multiplied with the values there, so that no score matrix exists. Views
 //! of several heads are read where they lie, and the heads are written joined.
 
+mod blocks;
 mod tiles;
 
 use candle_core::{CpuStorage, CustomOp3, D, DType, Error, Layout, Result, Shape, Tensor};
 
 use super::simd::Isa;
 use super::{fused, softmax_f32};
+pub use blocks::attend_by_blocks;
 use tiles::{Heads, Positions, Tiles};
 
 /// What becomes of products of queries and keys before the softmax: `scale · q·k`, plus all
@@ -42,13 +44,7 @@ pub fn attends_by_tiles(q: &Tensor) -> bool {
 
 /// [`attend`] with candle's operations.
 fn composed(q: &Tensor, k: &Tensor, v: &Tensor, scores: Scores) -> Result<Tensor> {
-    let (q, k) = (q.contiguous()?, k.transpose(2, 3)?.contiguous()?);
-    let mut sums = (q.matmul(&k)? * scores.scale)?;
-    for bias in scores.bias {
-        sums = sums.broadcast_add(bias)?;
-    }
-    let attended = softmax_f32(&sums)?.matmul(&v.contiguous()?)?;
-    attended.transpose(1, 2)?.flatten_from(2)
+    attend_by_blocks(q, k, v, scores)?.transpose(1, 2)?.flatten_from(2)
 }
 
 /// Decomposed relative positions of a square of tokens (Li et al., 2022), packed for the CPU: the
