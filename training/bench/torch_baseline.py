@@ -205,6 +205,7 @@ class Sam:
         else:
             self.code.pyramid.load_folded(self.net.eval(), tensors)
         self.net.to(**place)
+        self.net.prompt_encoder.float()  # it places corners in f32, whatever its table's type
         self.plain = {}
         for block in getattr(self.net.image_encoder, "blocks", ()):
             self.plain[block.attn] = block.attn.forward
