@@ -62,10 +62,16 @@ impl Checkpoint {
         let path = weight_file(dir, files)?;
         let file = StreamedTensors::open(&path, wrapper)?;
         let sha256 = file.sha256()?;
+        let stay = |stored| match stored {
+            Dtype::U8 => true,
+            // Weights of linear layers, which the CPU's kernels widen while they multiply.
+            Dtype::I8 => device.is_cpu(),
+            _ => false,
+        };
         let tensors = file.tensors().iter().map(|(name, info)| StoredTensor {
             name: name.clone(),
             shape: info.shape.clone(),
-            is_bytes: info.dtype == Dtype::U8,
+            is_bytes: stay(info.dtype),
         });
         let (tensors, settings) = (tensors.collect(), file.settings().clone());
         let file = Arc::new(file);

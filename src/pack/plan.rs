@@ -126,9 +126,14 @@ fn only_weights(folder: &Path) -> Result<PathBuf, PackError> {
     })
 }
 
-/// Bytes stay bytes; everything else is converted.
+/// Bytes stay bytes, as the weights of linear layers do on a CPU, whose type is f32 (of other types
+/// this is at most what they take); everything else is converted.
 fn bytes_as(summary: &WeightSummary, dtype: DType) -> u64 {
-    let width = |stored: &str| if stored == "u8" { 1 } else { dtype.size_in_bytes() as u64 };
+    let width = |stored: &str| match stored {
+        "u8" => 1,
+        "i8" if dtype == DType::F32 => 1,
+        _ => dtype.size_in_bytes() as u64,
+    };
     summary.tensors.iter().map(|tensor| tensor.elements() * width(&tensor.dtype)).sum()
 }
 
