@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use candle_core::DType;
 use serde::Serialize;
 
-use crate::models::{ofa, tagger};
+use crate::models::{ofa, sam, tagger};
 
 use super::{
     Manifest, PackError, RoleEntry, WeightSummary, WeightTypes, inspect_weights, is_weights,
@@ -99,8 +99,9 @@ fn weights_of(directory: &Path, entry: &RoleEntry) -> Result<(PathBuf, WeightSum
     let folder = directory.join(&entry.path);
     let described = match entry.architecture.as_str() {
         "ofa" => ofa::describe(&folder),
+        "sam" => sam::describe(&folder),
         "transformer-crf" => tagger::describe(&folder),
-        // The others read all that is there.
+        // The dense network reads all that is there.
         _ => {
             let file = only_weights(&folder)?;
             let summary = inspect_weights(&file)?;

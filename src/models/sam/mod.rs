@@ -26,7 +26,7 @@ mod transformer;
 mod vit;
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
@@ -37,7 +37,7 @@ pub use prompt::{PointPrompt, Prompt};
 pub use tiny_vit::TinyVitConfig;
 
 use crate::mask::{MaskFrame, MaskLogits};
-use crate::models::checkpoint::Checkpoint;
+use crate::models::checkpoint::{Checkpoint, Described, describe_used};
 use crate::models::ops::activation_type;
 use crate::models::{
     ImageEmbedding, MaskPrediction, ModelError, ModelInfo, Result, SegmentInput, Segmenter,
@@ -107,6 +107,14 @@ fn is_used(name: &str) -> bool {
         "num_batches_tracked",
     ];
     !UNUSED.iter().any(|part| name.contains(part))
+}
+
+/// The weight file of the network in `dir` and the tensors that are used of it, without reading them.
+///
+/// # Errors
+/// There is none, or it cannot be read.
+pub fn describe(dir: &Path) -> Result<(PathBuf, Vec<Described>)> {
+    describe_used(dir, &FILES, |name, _| is_used(name))
 }
 
 impl Sam {
