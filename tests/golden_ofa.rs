@@ -20,8 +20,9 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 /// Largest error allowed, relative to the largest expected value.
 const TOLERANCE: f32 = 1e-4;
 
-/// Both networks: fairseq's names and flags, and the port's names with the opposite flags.
-const NETWORKS: [&str; 2] = ["fairseq", "port"];
+/// The networks: fairseq's names and flags, the port's names with the opposite flags, and a folder of
+/// the port's as it is downloaded, in half precision.
+const NETWORKS: [&str; 3] = ["fairseq", "port", "hub"];
 
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/ofa").join(name)
@@ -40,10 +41,8 @@ impl Case {
     }
 
     fn with_weights(name: &str, weights: &Path) -> Self {
-        let json = fs::read_to_string(folder(name).join("config.json")).unwrap();
-        let config: ModelConfig = serde_json::from_str(&json).unwrap();
-        config.validate().unwrap();
         let weights = Weights::open(weights, DType::F32, &Device::Cpu).unwrap();
+        let config = ModelConfig::read(&folder(name), &weights, 480).unwrap();
         let network = Ofa::new(&config.network(), config.grid(), weights.builder).unwrap();
         let golden = folder(name).join("golden.safetensors");
         let golden = safetensors::load(golden, &Device::Cpu).unwrap();
@@ -193,6 +192,80 @@ fn a_fairseq_checkpoint_file() {
     assert_close("fairseq.pt: encoder", &first(&encoded.hidden), &first(&case.golden["encoder"]));
     let count = |dir: &Path| Weights::open(dir, DType::F32, &Device::Cpu).unwrap().info.parameters;
     assert_eq!(count(dir.path()), count(&folder("fairseq")));
+}
+
+/// Copies files of the golden folder `from` to a new one.
+fn copied(from: &str, files: &[&str]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for name in files {
+        fs::copy(folder(from).join(name), dir.path().join(name)).unwrap();
+    }
+    dir
+}
+
+/// Answers about three pictures.
+fn answers(dir: &Path) -> Vec<f32> {
+    let entailer = OfaEntailer::load(dir, &Device::Cpu, DType::F32).unwrap();
+    let input = |i: usize| EntailInput {
+        picture: picture(i as u32, 60, 60),
+        expression: EXPRESSIONS[i].into(),
+        description: None,
+    };
+    let answers = entailer.entail(&[input(0), input(1), input(2)]).unwrap();
+    answers.into_iter().map(|answer| answer.probability).collect()
+}
+
+#[test]
+fn a_checkpoint_of_fairseqs_needs_no_configuration() {
+    let dir = copied("fairseq", &["vocab.json", "merges.txt"]);
+    fs::copy(folder("fairseq.pt"), dir.path().join("refcoco_best.pt")).unwrap();
+    let weights = Weights::open(dir.path(), DType::F32, &Device::Cpu).unwrap();
+    let read = ModelConfig::read(dir.path(), &weights, 480).unwrap();
+    let stated = Case::open("fairseq").config;
+    assert_eq!(read.network(), stated.network());
+    assert_eq!((read.image_size, read.vocabulary), (stated.image_size, stated.vocabulary));
+    assert_eq!(answers(dir.path()), answers(&folder("fairseq")));
+}
+
+#[test]
+fn a_configuration_that_contradicts_the_checkpoint_is_refused() {
+    let dir = copied("fairseq", &["vocab.json", "merges.txt"]);
+    fs::copy(folder("fairseq.pt"), dir.path().join("model.pt")).unwrap();
+    let json = fs::read_to_string(folder("fairseq").join("config.json")).unwrap();
+    let other = json
+        .replace("\"entangle_decoder_positions\": false", "\"entangle_decoder_positions\": true");
+    assert_ne!(json, other);
+    fs::write(dir.path().join("config.json"), other).unwrap();
+    let error = OfaEntailer::load(dir.path(), &Device::Cpu, DType::F32).err().unwrap();
+    assert!(error.to_string().contains("entangle_decoder_positions = true"), "{error}");
+}
+
+/// ModelScope's folder says how large pictures are; Hugging Face's does not, so that the role decides.
+#[test]
+fn folders_of_the_port_load_as_they_are_downloaded() {
+    let files = ["config.json", "pytorch_model.bin", "vocab.json", "merges.txt"];
+    let weights = Weights::open(&folder("hub"), DType::F32, &Device::Cpu).unwrap();
+    let side = |dir: &Path| ModelConfig::read(dir, &weights, 480).unwrap().image_size;
+    let hugging_face = copied("hub", &files);
+    assert_eq!((side(&folder("hub")), side(hugging_face.path())), (48, 480));
+    let config = ModelConfig::read(&folder("hub"), &weights, 480).unwrap();
+    assert_eq!((config.vocabulary.first_bin, config.vocabulary.bins), (400, 1000));
+    assert_ne!(answers(hugging_face.path()), answers(&folder("hub")), "the side matters");
+    // A list of GPT-2's ids beside a vocabulary that is numbered as the network is changes nothing.
+    let before = answers(hugging_face.path());
+    fs::write(hugging_face.path().join("dict.txt"), "13 1\n262 1\n").unwrap();
+    assert_eq!(answers(hugging_face.path()), before);
+    let json = fs::read_to_string(folder("hub").join("config.json")).unwrap();
+    for (stated, other, told) in [
+        ("\"d_model\": 16", "\"d_model\": 32", "d_model is 32, the weights have 16"),
+        ("\"use_ofasys\": false", "\"use_ofasys\": true", "use_ofasys"),
+        ("\"share_attn_bias\": false", "\"share_attn_bias\": true", "share_attn_bias"),
+    ] {
+        assert!(json.contains(stated), "{stated}");
+        fs::write(hugging_face.path().join("config.json"), json.replace(stated, other)).unwrap();
+        let error = ModelConfig::read(hugging_face.path(), &weights, 480).unwrap_err().to_string();
+        assert!(error.contains(told), "{error}");
+    }
 }
 
 /// A folder with GPT-2's files as far as the texts need them, and a `dict.txt` with fillers.

@@ -5,10 +5,8 @@
 //! names that could go stale, and PyTorch reads the same files.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
@@ -17,7 +15,7 @@ use safetensors::tensor::{Dtype, View, serialize_to_file};
 use serde_json::{Value, json};
 
 use super::RandomSizes;
-use crate::models::{ModelError, ModelInfo, ofa, sam, tagger};
+use crate::models::{ModelError, ModelInfo, Recorder, ofa, sam, tagger};
 
 /// Side of the pictures that OFA grounds in and entails from, as in its released checkpoints.
 const OFA_SIDES: [(&str, usize); 2] = [("ofa-ground", 512), ("ofa-entail", 480)];
@@ -101,13 +99,11 @@ fn fill(
     if path.is_file() {
         return Ok(());
     }
-    let recorder = Arc::new(Recorder::of(config));
-    let source = Box::new(Recording(recorder.clone()));
-    build(VarBuilder::from_backend(source, DType::F32, Device::Cpu))?;
-    let shapes = recorder.shapes.lock().unwrap_or_else(PoisonError::into_inner);
-    let tensors = shapes.iter().map(|(name, shape)| {
-        (name.clone(), RandomTensor { name: name.clone(), shape: shape.clone() })
-    });
+    let source = Recording::of(config);
+    let recorder = source.recorder.clone();
+    build(VarBuilder::from_backend(Box::new(source), DType::F32, Device::Cpu))?;
+    let shapes = recorder.shapes().into_iter();
+    let tensors = shapes.map(|(name, shape)| (name.clone(), RandomTensor { name, shape }));
     // Under its own name only once it is whole.
     let part = folder.join("model.part");
     serialize_to_file(tensors, None, &part)?;
@@ -163,14 +159,14 @@ fn tokenizer(specials: [&str; 4]) -> Value {
     })
 }
 
-/// Notes which tensors a network asks for.
-struct Recorder {
-    shapes: Mutex<BTreeMap<String, Vec<usize>>>,
+/// A source of zeros that notes which tensors a network asks for.
+struct Recording {
+    recorder: Recorder,
     /// Where a network takes a tensor as it comes: the ends of its names, and its shape.
     as_they_come: Vec<(String, Vec<usize>)>,
 }
 
-impl Recorder {
+impl Recording {
     /// For a network with this `config.json`.
     fn of(config: &Value) -> Self {
         let as_they_come = match (
@@ -181,12 +177,7 @@ impl Recorder {
             (_, Ok(sam)) => sam_tables(&sam),
             _ => Vec::new(),
         };
-        Self { shapes: Mutex::default(), as_they_come }
-    }
-
-    fn note(&self, name: &str, shape: &[usize]) {
-        let mut shapes = self.shapes.lock().unwrap_or_else(PoisonError::into_inner);
-        shapes.insert(name.to_owned(), shape.to_vec());
+        Self { recorder: Recorder::default(), as_they_come }
     }
 }
 
@@ -207,8 +198,6 @@ fn sam_tables(config: &sam::Config) -> Vec<(String, Vec<usize>)> {
     relative.chain([absolute]).collect()
 }
 
-struct Recording(Arc<Recorder>);
-
 impl SimpleBackend for Recording {
     fn get(
         &self,
@@ -218,7 +207,7 @@ impl SimpleBackend for Recording {
         dtype: DType,
         device: &Device,
     ) -> candle_core::Result<Tensor> {
-        self.0.note(name, shape.dims());
+        self.recorder.note(name, shape.dims());
         Tensor::zeros(shape, dtype, device)
     }
 
@@ -228,10 +217,10 @@ impl SimpleBackend for Recording {
         dtype: DType,
         device: &Device,
     ) -> candle_core::Result<Tensor> {
-        let known = self.0.as_they_come.iter().find(|(end, _)| name.ends_with(end.as_str()));
+        let known = self.as_they_come.iter().find(|(end, _)| name.ends_with(end.as_str()));
         let (_, shape) = known
             .ok_or_else(|| candle_core::Error::CannotFindTensor { path: name.to_owned() }.bt())?;
-        self.0.note(name, shape);
+        self.recorder.note(name, shape);
         Tensor::zeros(shape.as_slice(), dtype, device)
     }
 
@@ -308,10 +297,11 @@ mod tests {
     #[test]
     fn a_network_says_itself_which_tensors_it_has() {
         let config = json!({"network": "tiny", "image_size": 64});
-        let recorder = Arc::new(Recorder::of(&config));
-        let source = Box::new(Recording(recorder.clone()));
-        record_ofa(&config, VarBuilder::from_backend(source, DType::F32, Device::Cpu)).unwrap();
-        let shapes = recorder.shapes.lock().unwrap();
+        let source = Recording::of(&config);
+        let recorder = source.recorder.clone();
+        let vb = VarBuilder::from_backend(Box::new(source), DType::F32, Device::Cpu);
+        record_ofa(&config, vb).unwrap();
+        let shapes = recorder.shapes();
         assert_eq!(shapes["encoder.embed_tokens.weight"], [59457, 256]);
         assert!(!shapes.contains_key("decoder.embed_tokens.weight"));
         assert_eq!(shapes["encoder.embed_image_positions.weight"], [42 * 42 + 1, 256]);

@@ -26,7 +26,7 @@ pub enum SizeError {
     /// A size, or a role, that is not known.
     #[error(
         "`{0}` is not known: use tagger=tiny|xlm-roberta-base|xlm-roberta-large, \
-         ofa=tiny|medium|base|large|huge, sam=tiny|vit-b|vit-l|vit-h"
+         ofa=tiny|medium|base|large|huge, sam=tiny|mobile|vit-b|vit-l|vit-h"
     )]
     Unknown(String),
 }
@@ -95,6 +95,7 @@ fn sam_config(size: &str) -> Option<sam::Config> {
             decoder_mlp_dim: 64,
             ..sam::Config::vit_b()
         },
+        "mobile" => sam::Config::mobile(),
         "vit-b" => sam::Config::vit_b(),
         "vit-l" => sam::Config::vit_l(),
         "vit-h" => sam::Config::vit_h(),

@@ -64,8 +64,29 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("riveg: {error:#}");
+            eprintln!("riveg: {}", told(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// An error with those of its causes that it does not tell itself.
+fn told(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |told, cause| match cause.to_string() {
+        cause if told.is_empty() => cause,
+        cause if told.contains(&cause) => told,
+        cause => format!("{told}: {cause}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let told = |text: &'static str| told(&anyhow::anyhow!("the file is short").context(text));
+        assert_eq!(told("cannot load"), "cannot load: the file is short");
+        assert_eq!(told("tagger: the file is short"), "tagger: the file is short");
     }
 }

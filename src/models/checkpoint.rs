@@ -1,17 +1,19 @@
-//! Weight files on disk: safetensors, or PyTorch's zip format.
+//! Weight files on disk: safetensors, or PyTorch's checkpoints.
 
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use candle_core::pickle::PthTensors;
 use candle_core::{DType, Device, DeviceLocation};
 use candle_nn::VarBuilder;
 use safetensors::Dtype;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::streamed::StreamedTensors;
+use super::streamed::{Shared, StreamedTensors};
+use super::weight_use::WeightUse;
 use super::{ModelError, ModelInfo, Result};
 
 /// An opened weight file.
@@ -20,23 +22,33 @@ pub(super) struct Checkpoint {
     pub(super) builder: VarBuilder<'static>,
     /// The tensors that the file holds.
     pub(super) tensors: Vec<StoredTensor>,
+    /// What a file of PyTorch's holds of settings, by the keys `cfg` and `args`; `Null` without.
+    pub(super) settings: Value,
     /// Lower-case SHA-256 of the file.
     sha256: String,
+    file: Arc<StreamedTensors>,
 }
 
 /// A tensor in a file.
 pub(super) struct StoredTensor {
     /// The file's name for it.
     pub(super) name: String,
-    /// Number of its elements.
-    pub(super) elements: u64,
+    /// Its shape.
+    pub(super) shape: Vec<usize>,
     /// Whether its elements are bytes, which stay bytes on the device.
     pub(super) is_bytes: bool,
 }
 
+impl StoredTensor {
+    /// Number of its elements.
+    fn elements(&self) -> u64 {
+        self.shape.iter().product::<usize>() as u64
+    }
+}
+
 impl Checkpoint {
-    /// Opens the first of `files` that `dir` holds. A PyTorch file's state dict may lie under the
-    /// key `wrapper`.
+    /// Opens the first of `files` that `dir` holds, or the only weight file that it holds. A PyTorch file's state dict may lie under the
+    /// key `wrapper`, or under one that is usual.
     ///
     /// # Errors
     /// There is none, or it cannot be read.
@@ -47,52 +59,24 @@ impl Checkpoint {
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
-        let path = files.iter().map(|name| dir.join(name)).find(|path| path.is_file());
-        let path = path.ok_or_else(|| {
-            ModelError::Weights(format!("none of {} in {}", files.join(", "), dir.display()))
-        })?;
-        if path.extension().is_some_and(|extension| extension == "safetensors") {
-            Self::from_safetensors(&path, dtype, device)
-        } else {
-            Self::from_pickle(&path, wrapper, dtype, device)
-        }
-    }
-
-    fn from_safetensors(path: &Path, dtype: DType, device: &Device) -> Result<Self> {
-        let file = StreamedTensors::open(path)?;
+        let path = weight_file(dir, files)?;
+        let file = StreamedTensors::open(&path, wrapper)?;
         let sha256 = file.sha256()?;
         let tensors = file.tensors().iter().map(|(name, info)| StoredTensor {
             name: name.clone(),
-            elements: info.shape.iter().product::<usize>() as u64,
+            shape: info.shape.clone(),
             is_bytes: info.dtype == Dtype::U8,
         });
-        let tensors = tensors.collect();
-        let builder = VarBuilder::from_backend(Box::new(file), dtype, device.clone());
-        Ok(Self { builder, tensors, sha256 })
+        let (tensors, settings) = (tensors.collect(), file.settings().clone());
+        let file = Arc::new(file);
+        let shared = Box::new(Shared(file.clone()));
+        let builder = VarBuilder::from_backend(shared, dtype, device.clone());
+        Ok(Self { builder, tensors, settings, sha256, file })
     }
 
-    fn from_pickle(
-        path: &Path,
-        wrapper: Option<&str>,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Self> {
-        let sha256 = hash_file(path).map_err(|source| unreadable(path, source))?;
-        let tensors = PthTensors::new(path, wrapper).or_else(|_| PthTensors::new(path, None))?;
-        let stored: Vec<StoredTensor> = tensors
-            .tensor_infos()
-            .iter()
-            .map(|(name, info)| StoredTensor {
-                name: name.clone(),
-                elements: info.layout.shape().elem_count() as u64,
-                is_bytes: info.dtype == DType::U8,
-            })
-            .collect();
-        if stored.is_empty() {
-            return Err(ModelError::Weights(format!("{}: no tensors", path.display())));
-        }
-        let builder = VarBuilder::from_backend(Box::new(tensors), dtype, device.clone());
-        Ok(Self { builder, tensors: stored, sha256 })
+    /// The file, with what is read of it from here on.
+    pub(super) fn weight_use(&self) -> WeightUse {
+        WeightUse::of(self.file.clone())
     }
 
     /// What is told of a model that holds the tensors for which `used` is true.
@@ -109,13 +93,78 @@ impl Checkpoint {
         let used = || self.tensors.iter().filter(|tensor| used(tensor));
         ModelInfo {
             architecture: architecture.to_owned(),
-            parameters: used().map(|tensor| tensor.elements).sum(),
-            bytes: used().map(|tensor| tensor.elements * width(tensor)).sum(),
+            parameters: used().map(|tensor| tensor.elements()).sum(),
+            bytes: used().map(|tensor| tensor.elements() * width(tensor)).sum(),
             dtype: dtype.as_str().to_owned(),
             device: device_name(self.builder.device()),
             sha256: self.sha256.clone(),
         }
     }
+}
+
+/// What describes a stored tensor: name, shape and data type.
+pub type Described = (String, Vec<usize>, String);
+
+/// The weight file that a network in `dir` is read from, and those of its tensors that are `used`.
+pub(super) fn describe_used(
+    dir: &Path,
+    files: &[&str],
+    used: impl Fn(&str, &[Described]) -> bool,
+) -> Result<(PathBuf, Vec<Described>)> {
+    let path = weight_file(dir, files)?;
+    let all = describe_weights(&path)?;
+    let kept = all.iter().filter(|(name, _, _)| used(name, &all)).cloned().collect();
+    Ok((path, kept))
+}
+
+/// The first of `files` that `dir` holds; without, its only weight file, whatever its name.
+fn weight_file(dir: &Path, files: &[&str]) -> Result<PathBuf> {
+    if let Some(path) = files.iter().map(|name| dir.join(name)).find(|path| path.is_file()) {
+        return Ok(path);
+    }
+    let listed = fs::read_dir(dir).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
+    let listed = listed.map_err(|source| unreadable(dir, source))?.into_iter();
+    let mut others: Vec<PathBuf> =
+        listed.map(|entry| entry.path()).filter(|path| is_weights(path)).collect();
+    match (others.pop(), others.len()) {
+        (Some(only), 0) => Ok(only),
+        (Some(_), more) => Err(ModelError::Weights(format!(
+            "{}: has {} weight files and none of {}; call the one that is meant {}, and merge those \
+             that are parts of one",
+            dir.display(),
+            more + 1,
+            files.join(", "),
+            files[0]
+        ))),
+        _ => Err(ModelError::Weights(format!("none of {} in {}", files.join(", "), dir.display()))),
+    }
+}
+
+/// What trainers leave beside the weights in files named like them.
+const NO_WEIGHTS: [&str; 4] =
+    ["optimizer.pt", "scheduler.pt", "training_args.bin", "rng_state.pth"];
+
+/// Whether a file's name is that of weights.
+pub fn is_weights(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let other = name.starts_with('.') || NO_WEIGHTS.contains(&&*name);
+    !other && matches!(extension, Some("safetensors" | "bin" | "pt" | "pth"))
+}
+
+/// Name, shape and stored data type of every tensor in a weight file, by name.
+///
+/// # Errors
+/// The file cannot be read, is no weight file, or ends early.
+pub fn describe_weights(path: &Path) -> Result<Vec<Described>> {
+    let file = StreamedTensors::open(path, None)?;
+    let described = file.tensors().iter().map(|(name, tensor)| {
+        let dtype = format!("{:?}", tensor.dtype).to_lowercase();
+        (name.clone(), tensor.shape.clone(), dtype)
+    });
+    let mut described: Vec<_> = described.collect();
+    described.sort();
+    Ok(described)
 }
 
 /// The JSON file at `path`.

@@ -1,61 +1,91 @@
-//! A safetensors file that is read tensor by tensor, when a network asks for one: what it does not
-//! ask for is never read, and beside the network no more than one tensor is in memory.
+//! A weight file that is read tensor by tensor, when a network asks for one: what it does not ask for
+//! is never read, and beside the network no more than one tensor is in memory.
+//!
+//! The file is safetensors or PyTorch's, which its first bytes say, whatever its name is.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Error, ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::Init;
 use candle_nn::var_builder::SimpleBackend;
 use safetensors::Dtype;
-use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::tensor::Metadata;
+use serde_json::Value;
 
 use super::checkpoint::{hash_reader, unreadable};
+use super::located::{Located, Place};
 use super::ops::WEIGHT_SCALE;
+use super::pickle::{self, Fault};
+use super::weight_use::Recorder;
 use super::{ModelError, Result};
 
 /// As large as the format lets a header be.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// Before the header stands its length.
 const LENGTH_BYTES: u64 = 8;
+/// Bytes that tell the formats apart.
+const START_BYTES: u64 = 512;
 
-/// An opened safetensors file.
+/// An opened weight file.
 pub(super) struct StreamedTensors {
     path: PathBuf,
     file: Mutex<File>,
-    tensors: HashMap<String, TensorInfo>,
-    /// Where the tensors begin.
-    data: u64,
+    tensors: HashMap<String, Located>,
+    settings: Value,
+    recorder: Recorder,
 }
 
 impl StreamedTensors {
-    /// Opens the file at `path` and reads its header.
+    /// Opens the file at `path` and reads what it says of its tensors. In a file of PyTorch's they may
+    /// lie under the key `wrapper`.
     ///
     /// # Errors
-    /// It cannot be read, is not safetensors, or ends early.
-    pub(super) fn open(path: &Path) -> Result<Self> {
-        let mut file = File::open(path).map_err(|source| unreadable(path, source))?;
-        let header = read_header(&mut file).map_err(|source| unreadable(path, source))?;
-        let wrong = |what: String| ModelError::Weights(format!("{}: {what}", path.display()));
-        let metadata: Metadata =
-            serde_json::from_slice(&header).map_err(|error| wrong(error.to_string()))?;
-        let data = LENGTH_BYTES + header.len() as u64;
-        let length = file.metadata().map_err(|source| unreadable(path, source))?.len();
-        if data + metadata.data_len() as u64 != length {
-            let expected = data + metadata.data_len() as u64;
-            return Err(wrong(format!("has {length} bytes where {expected} are announced")));
-        }
-        let tensors = metadata.tensors().into_iter().map(|(name, info)| (name, info.clone()));
-        let tensors = tensors.collect();
-        Ok(Self { path: path.to_owned(), file: Mutex::new(file), tensors, data })
+    /// It cannot be read, is neither safetensors nor a checkpoint of PyTorch's that is read here, or
+    /// ends early.
+    pub(super) fn open(path: &Path, wrapper: Option<&str>) -> Result<Self> {
+        let failed = |source| unreadable(path, source);
+        let mut file = File::open(path).map_err(failed)?;
+        let mut start = Vec::new();
+        (&file).take(START_BYTES).read_to_end(&mut start).map_err(failed)?;
+        let (tensors, settings) = if pickle::is_pickled(&start) {
+            let read = pickle::read(&mut file, wrapper).map_err(|fault| refused(path, fault))?;
+            (read.tensors.into_iter().collect(), read.settings)
+        } else {
+            file.seek(SeekFrom::Start(0)).map_err(failed)?;
+            (safetensors(path, &mut file)?, Value::Null)
+        };
+        let (path, recorder) = (path.to_owned(), Recorder::default());
+        Ok(Self { path, file: Mutex::new(file), tensors, settings, recorder })
+    }
+
+    /// The file's path.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Notes every tensor that is asked for.
+    pub(super) fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
+    /// The bytes of one of its tensors, as they are stored and without gaps.
+    pub(super) fn stored(&self, name: &str, tensor: &Located) -> candle_core::Result<Vec<u8>> {
+        let bytes = self.bytes(tensor);
+        bytes.map_err(|error| candle_core::Error::Msg(format!("{name}: {error}")))
     }
 
     /// Every tensor by its name.
-    pub(super) fn tensors(&self) -> &HashMap<String, TensorInfo> {
+    pub(super) fn tensors(&self) -> &HashMap<String, Located> {
         &self.tensors
+    }
+
+    /// What a file of PyTorch's holds of settings beside its tensors, by the keys `cfg` and `args`.
+    pub(super) fn settings(&self) -> &Value {
+        &self.settings
     }
 
     /// SHA-256 of the opened file, which may have been replaced under its name since.
@@ -72,7 +102,7 @@ impl StreamedTensors {
     fn scaled(
         &self,
         name: &str,
-        info: &TensorInfo,
+        tensor: &Located,
         bytes: &[u8],
         device: &Device,
     ) -> candle_core::Result<Tensor> {
@@ -81,17 +111,31 @@ impl StreamedTensors {
             return Err(Error::other(format!("{name} holds bytes, but {scale} is missing")).into());
         }
         let values: Vec<f32> = bytes.iter().map(|&byte| f32::from(byte as i8)).collect();
-        let values = Tensor::from_vec(values, &info.shape[..], device)?;
-        let outputs = info.shape.first().copied().unwrap_or_default();
+        let values = Tensor::from_vec(values, tensor.shape.as_slice(), device)?;
+        let outputs = tensor.shape.first().copied().unwrap_or_default();
         let scales = self.get_unchecked(&scale, DType::F32, device)?.reshape((outputs, 1))?;
         values.broadcast_mul(&scales)
     }
 
-    fn bytes(&self, info: &TensorInfo) -> std::io::Result<Vec<u8>> {
-        let (begin, end) = info.data_offsets;
-        let mut bytes = vec![0; end - begin];
+    /// A tensor's elements as they follow each other.
+    fn bytes(&self, tensor: &Located) -> std::io::Result<Vec<u8>> {
+        match &tensor.place {
+            Place::Whole(start) => self.read(*start, tensor.elements() * tensor.width()),
+            Place::Strided(start, strides) => {
+                let span = self.read(*start, tensor.span(strides))?;
+                Ok(tensor.gathered(&span, strides))
+            }
+            Place::Unreadable(why) => {
+                let why = format!("{why}; {}", pickle::remedy(&self.path));
+                Err(Error::new(ErrorKind::Unsupported, why))
+            }
+        }
+    }
+
+    fn read(&self, start: u64, count: usize) -> std::io::Result<Vec<u8>> {
+        let mut bytes = vec![0; count];
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.seek(SeekFrom::Start(self.data + begin as u64))?;
+        file.seek(SeekFrom::Start(start))?;
         file.read_exact(&mut bytes)?;
         Ok(bytes)
     }
@@ -103,6 +147,40 @@ pub(super) fn scale_name(name: &str) -> String {
         Some((layer, _)) => format!("{layer}.{WEIGHT_SCALE}"),
         None => WEIGHT_SCALE.to_owned(),
     }
+}
+
+/// An error of a checkpoint of PyTorch's, with what to do about it.
+fn refused(path: &Path, fault: Fault) -> ModelError {
+    match fault {
+        Fault::Read(source) => unreadable(path, source),
+        Fault::Damaged(_) => {
+            let advice = "was it downloaded whole? (`riveg pack verify` compares hashes)";
+            ModelError::Weights(format!("{}: {fault}; {advice}", path.display()))
+        }
+        Fault::Unknown(_) => {
+            let remedy = pickle::remedy(path);
+            ModelError::Weights(format!("{}: {fault}; {remedy}", path.display()))
+        }
+    }
+}
+
+/// The tensors of a safetensors file.
+fn safetensors(path: &Path, file: &mut File) -> Result<HashMap<String, Located>> {
+    let header = read_header(file).map_err(|source| unreadable(path, source))?;
+    let wrong = |what: String| ModelError::Weights(format!("{}: {what}", path.display()));
+    let metadata: Metadata =
+        serde_json::from_slice(&header).map_err(|error| wrong(error.to_string()))?;
+    let data = LENGTH_BYTES + header.len() as u64;
+    let length = file.metadata().map_err(|source| unreadable(path, source))?.len();
+    if data + metadata.data_len() as u64 != length {
+        let expected = data + metadata.data_len() as u64;
+        return Err(wrong(format!("has {length} bytes where {expected} are announced")));
+    }
+    let located = metadata.tensors().into_iter().map(|(name, info)| {
+        let place = Place::Whole(data + info.data_offsets.0 as u64);
+        (name, Located { dtype: info.dtype, shape: info.shape.clone(), place })
+    });
+    Ok(located.collect())
 }
 
 /// The header's JSON.
@@ -118,6 +196,35 @@ fn read_header(file: &mut File) -> std::io::Result<Vec<u8>> {
     match header.len() as u64 == length {
         true => Ok(header),
         false => Err(Error::new(ErrorKind::UnexpectedEof, "ends inside its header")),
+    }
+}
+
+/// An opened weight file as the source of a `VarBuilder`, beside others who look at it.
+pub(super) struct Shared(pub(super) Arc<StreamedTensors>);
+
+impl SimpleBackend for Shared {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        init: Init,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        self.0.get(shape, name, init, dtype, device)
+    }
+
+    fn get_unchecked(
+        &self,
+        name: &str,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        self.0.get_unchecked(name, dtype, device)
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.0.contains_tensor(name)
     }
 }
 
@@ -145,19 +252,25 @@ impl SimpleBackend for StreamedTensors {
         dtype: DType,
         device: &Device,
     ) -> candle_core::Result<Tensor> {
-        let info = self
+        let tensor = self
             .tensors
             .get(name)
             .ok_or_else(|| candle_core::Error::CannotFindTensor { path: name.to_owned() }.bt())?;
-        let bytes = self.bytes(info).map_err(candle_core::Error::wrap)?;
-        if info.dtype == Dtype::I8 {
-            return self.scaled(name, info, &bytes, device)?.to_dtype(dtype);
+        self.recorder.note(name, &tensor.shape);
+        let bytes = self.stored(name, tensor)?;
+        if tensor.dtype == Dtype::I8 {
+            return self.scaled(name, tensor, &bytes, device)?.to_dtype(dtype);
         }
-        let stored: DType = info.dtype.try_into()?;
-        Tensor::from_raw_buffer(&bytes, stored, &info.shape, device)?.to_dtype(dtype)
+        // Candle has no truth values.
+        let stored: DType = match tensor.dtype {
+            Dtype::BOOL => DType::U8,
+            other => other.try_into()?,
+        };
+        Tensor::from_raw_buffer(&bytes, stored, &tensor.shape, device)?.to_dtype(dtype)
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
+        self.recorder.note_sought(name);
         self.tensors.contains_key(name)
     }
 }
@@ -184,7 +297,7 @@ mod tests {
     fn tensors_come_as_they_were_saved() {
         let directory = tempfile::tempdir().unwrap();
         let (path, tensors) = saved(directory.path());
-        let file = StreamedTensors::open(&path).unwrap();
+        let file = StreamedTensors::open(&path, None).unwrap();
         assert_eq!(file.sha256().unwrap(), super::super::hash_file(&path).unwrap());
         for (name, expected) in &tensors {
             let read = file.get_unchecked(name, DType::F32, &Device::Cpu).unwrap();
@@ -215,7 +328,7 @@ mod tests {
             ("b.weight", weight),
         ];
         safetensors::serialize_to_file(tensors, None, &path).unwrap();
-        let file = StreamedTensors::open(&path).unwrap();
+        let file = StreamedTensors::open(&path, None).unwrap();
         let get = |name: &str| file.get_unchecked(name, DType::F32, &Device::Cpu);
         let expected = [[0.5, -0.5, 63.5], [0.0, 6.0, -254.0]];
         assert_eq!(get("a.weight").unwrap().to_vec2::<f32>().unwrap(), expected);
@@ -226,7 +339,7 @@ mod tests {
     #[test]
     fn what_is_missing_or_of_another_shape_is_named() {
         let directory = tempfile::tempdir().unwrap();
-        let file = StreamedTensors::open(&saved(directory.path()).0).unwrap();
+        let file = StreamedTensors::open(&saved(directory.path()).0, None).unwrap();
         let get = |name, shape: (usize, usize)| {
             let init = Init::Const(0.0);
             file.get(shape.into(), name, init, DType::F32, &Device::Cpu).unwrap_err().to_string()
@@ -248,7 +361,7 @@ mod tests {
             b"version https://git-lfs.github.com/spec/v1",
         ] {
             std::fs::write(&path, content).unwrap();
-            let error = StreamedTensors::open(&path).err().unwrap().to_string();
+            let error = StreamedTensors::open(&path, None).err().unwrap().to_string();
             assert!(error.contains("model.safetensors"), "{error}");
         }
     }

@@ -1,19 +1,12 @@
 //! What is inside a weight file.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
-use candle_core::pickle::PthTensors;
-use safetensors::tensor::Metadata;
 use serde::Serialize;
 
 use super::PackError;
-use super::files::failed;
-
-/// As large as the format lets a header be.
-const MAX_HEADER_BYTES: u64 = 100_000_000;
+use crate::models::{Described, describe_weights};
 
 /// One tensor of a weight file.
 #[derive(Debug, Clone, Serialize)]
@@ -50,66 +43,22 @@ impl WeightSummary {
     }
 }
 
-/// Keys under which PyTorch files keep their state dict, where not at the top.
-const WRAPPERS: [Option<&str>; 3] = [Some("model"), Some("state_dict"), None];
-
-/// Whether a file's name is that of weights.
-pub fn is_weights(path: &Path) -> bool {
-    let extension = path.extension().and_then(|extension| extension.to_str());
-    matches!(extension, Some("safetensors" | "bin" | "pt" | "pth"))
-}
-
 /// Reads what a weight file says of its tensors; the tensors themselves are not loaded.
 ///
 /// # Errors
-/// When the file cannot be read or is neither safetensors nor PyTorch's.
+/// When the file cannot be read, ends early, or is neither safetensors nor a checkpoint of PyTorch's
+/// that is read here.
 pub fn inspect_weights(path: &Path) -> Result<WeightSummary, PackError> {
-    let mut tensors = match path.extension().is_some_and(|extension| extension == "safetensors") {
-        true => safetensors(path)?,
-        false => pickled(path)?,
-    };
-    tensors.sort_by(|a, b| a.name.cmp(&b.name));
-    let parameters = tensors.iter().map(TensorSummary::elements).sum();
-    Ok(WeightSummary { tensors, parameters })
+    Ok(describe_weights(path).map_err(PackError::Weights)?.into())
 }
 
-fn pickled(path: &Path) -> Result<Vec<TensorSummary>, PackError> {
-    let open = |key| PthTensors::new(path, key).ok().filter(|file| !file.tensor_infos().is_empty());
-    let file = WRAPPERS.into_iter().find_map(open).ok_or_else(|| PackError::Manifest {
-        path: path.to_owned(),
-        message: "no tensors of PyTorch's zip format".to_owned(),
-    })?;
-    let tensors = file.tensor_infos().iter().map(|(name, info)| TensorSummary {
-        name: name.clone(),
-        shape: info.layout.shape().dims().to_vec(),
-        dtype: info.dtype.as_str().to_owned(),
-    });
-    Ok(tensors.collect())
-}
-
-fn safetensors(path: &Path) -> Result<Vec<TensorSummary>, PackError> {
-    let header = read_header(path).map_err(|source| failed(path, source))?;
-    let header: Metadata = serde_json::from_slice(&header).map_err(|e| PackError::Manifest {
-        path: path.to_owned(),
-        message: format!("not safetensors: {e}"),
-    })?;
-    let tensors = header.tensors().into_iter().map(|(name, info)| TensorSummary {
-        name,
-        shape: info.shape.clone(),
-        dtype: format!("{:?}", info.dtype).to_lowercase(),
-    });
-    Ok(tensors.collect())
-}
-
-/// The header's JSON: its length in eight bytes, little end first, comes before it.
-fn read_header(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
-    let mut length = [0; 8];
-    file.read_exact(&mut length)?;
-    let length = u64::from_le_bytes(length).min(MAX_HEADER_BYTES);
-    let mut header = Vec::new();
-    file.take(length).read_to_end(&mut header)?;
-    Ok(header)
+impl From<Vec<Described>> for WeightSummary {
+    fn from(described: Vec<Described>) -> Self {
+        let summary = |(name, shape, dtype)| TensorSummary { name, shape, dtype };
+        let tensors: Vec<TensorSummary> = described.into_iter().map(summary).collect();
+        let parameters = tensors.iter().map(TensorSummary::elements).sum();
+        Self { tensors, parameters }
+    }
 }
 
 #[cfg(test)]
@@ -119,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_header_is_enough() {
+    fn the_header_says_it_and_how_long_the_file_is() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("model.safetensors");
         let tensor =
@@ -127,14 +76,14 @@ mod tests {
         let tensors = [("b", tensor((2, 3), DType::F32)), ("a", tensor((1, 5), DType::U8))];
         let tensors = tensors.map(|(name, tensor)| (name.to_owned(), tensor));
         candle_core::safetensors::save(&tensors.into(), &path).unwrap();
-        // Whatever follows the header is not looked at.
-        let bytes = std::fs::read(&path).unwrap();
-        std::fs::write(&path, &bytes[..bytes.len() - 20]).unwrap();
         let summary = inspect_weights(&path).unwrap();
         let told =
             summary.tensors.iter().map(|t| (t.name.as_str(), &t.shape[..], t.dtype.as_str()));
         assert_eq!(told.collect::<Vec<_>>(), [("a", &[1, 5][..], "u8"), ("b", &[2, 3][..], "f32")]);
         assert_eq!(summary.parameters, 11);
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() - 20]).unwrap();
+        assert!(inspect_weights(&path).unwrap_err().to_string().contains("announced"));
     }
 
     #[test]

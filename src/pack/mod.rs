@@ -1,6 +1,7 @@
 //! Packs: a directory with a `pack.toml` that says which architecture fills each role, from which
 //! files, each with its size and SHA-256.
 
+mod convert;
 mod files;
 mod inspect;
 mod load;
@@ -12,7 +13,9 @@ mod pull;
 mod source;
 mod verify;
 
-pub use inspect::{TensorSummary, WeightSummary, inspect_weights, is_weights};
+pub use crate::models::is_weights;
+pub use convert::{ConvertObserver, Converted, Role, convert_folder, convert_pack};
+pub use inspect::{TensorSummary, WeightSummary, inspect_weights};
 pub use load::{LoadObserver, LoadedPack, load};
 pub use locate::locate;
 pub use lock::lock;
@@ -90,6 +93,9 @@ pub enum PackError {
         /// What would do.
         known: &'static str,
     },
+    /// A weight file cannot be read.
+    #[error(transparent)]
+    Weights(ModelError),
     /// A network could not be loaded.
     #[error("{role}: {source}")]
     Model {

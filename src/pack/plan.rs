@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use candle_core::DType;
 use serde::Serialize;
 
+use crate::models::{ofa, tagger};
+
 use super::{
     Manifest, PackError, RoleEntry, WeightSummary, WeightTypes, inspect_weights, is_weights,
 };
@@ -25,11 +27,11 @@ pub struct RolePlan {
     pub architecture: String,
     /// The weight file.
     pub file: PathBuf,
-    /// Number of parameters in it.
+    /// Number of its parameters that the network uses.
     pub parameters: u64,
     /// Type of the weights on the device.
     pub dtype: String,
-    /// Bytes of the weights on the device; more than will be used where the file holds more.
+    /// Bytes of the weights on the device.
     pub bytes: u64,
 }
 
@@ -65,7 +67,7 @@ pub fn plan(
     let mut roles: Vec<RolePlan> = Vec::new();
     let mut largest_tensor = 0;
     for (role, entry) in manifest.roles() {
-        let (file, dtype) = (weights_of(directory, entry)?, types.of(entry));
+        let ((file, summary), dtype) = (weights_of(directory, entry)?, types.of(entry));
         let shared = |plan: &&mut RolePlan| {
             plan.file == file
                 && plan.architecture == entry.architecture
@@ -77,7 +79,6 @@ pub fn plan(
             plan.role = format!("{}, {role}", plan.role);
             continue;
         }
-        let summary = inspect_weights(&file)?;
         largest_tensor = largest_tensor.max(largest(&summary));
         roles.push(RolePlan {
             role: role.to_owned(),
@@ -93,24 +94,36 @@ pub fn plan(
     Ok(MemoryPlan { roles, weights, working, largest_tensor })
 }
 
-/// The weight file of a role; safetensors before others, as its loader takes it.
-fn weights_of(directory: &Path, entry: &RoleEntry) -> Result<PathBuf, PackError> {
+/// The weight file of a role as its loader takes it, and what the network uses of it.
+fn weights_of(directory: &Path, entry: &RoleEntry) -> Result<(PathBuf, WeightSummary), PackError> {
     let folder = directory.join(&entry.path);
-    let failed = |source| PackError::File { path: folder.clone(), source };
-    let files = std::fs::read_dir(&folder).map_err(failed)?;
+    let described = match entry.architecture.as_str() {
+        "ofa" => ofa::describe(&folder),
+        "transformer-crf" => tagger::describe(&folder),
+        // The others read all that is there.
+        _ => {
+            let file = only_weights(&folder)?;
+            let summary = inspect_weights(&file)?;
+            return Ok((file, summary));
+        }
+    };
+    let (file, described) = described.map_err(PackError::Weights)?;
+    Ok((file, described.into()))
+}
+
+/// The weight file of a folder; safetensors before others.
+fn only_weights(folder: &Path) -> Result<PathBuf, PackError> {
+    let failed = |source| PackError::File { path: folder.to_owned(), source };
+    let files = std::fs::read_dir(folder).map_err(failed)?;
     let files = files.map(|file| file.map(|file| file.path())).collect::<Result<Vec<_>, _>>();
     let mut files = files.map_err(failed)?;
-    files.retain(|path| is_weights(path) && !is_hidden(path));
+    files.retain(|path| is_weights(path));
     files.sort_by_key(|path| {
         (path.extension().is_none_or(|extension| extension != "safetensors"), path.clone())
     });
     files.into_iter().next().ok_or_else(|| {
         failed(std::io::Error::new(std::io::ErrorKind::NotFound, "holds no weight file"))
     })
-}
-
-fn is_hidden(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
 }
 
 /// Bytes stay bytes; everything else is converted.
@@ -144,5 +157,27 @@ mod tests {
         assert_eq!(nano(DType::BF16.into()).roles[0].bytes, 2 * tagger.parameters);
         assert_eq!(single.weights, single.roles.iter().map(|role| role.bytes).sum::<u64>());
         assert!(single.total() > single.weights + BASE_BYTES);
+    }
+
+    /// What lies in a file unused, and copies of one matrix, take no memory; halves become what is
+    /// asked for.
+    #[test]
+    fn only_what_is_used_counts() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/ofa");
+        let entry = |path: &str| RoleEntry {
+            architecture: "ofa".to_owned(),
+            path: path.into(),
+            dtype: None,
+        };
+        let (file, used) = weights_of(&golden, &entry("hub")).unwrap();
+        let whole = inspect_weights(&file).unwrap();
+        let (device, dtype) = (candle_core::Device::Cpu, DType::F32);
+        let weights = ofa::Weights::open(&golden.join("hub"), dtype, &device).unwrap();
+        assert_eq!(used.parameters, weights.info.parameters);
+        assert_eq!(bytes_as(&used, dtype), weights.info.bytes);
+        assert_eq!(bytes_as(&used, DType::F16) * 2, weights.info.bytes);
+        // Two more copies of a matrix of 1400 × 16.
+        assert!(used.parameters + 2 * 1400 * 16 < whole.parameters);
+        assert_eq!(used.dtypes(), ["f16"]);
     }
 }

@@ -4,9 +4,10 @@
     pip install --no-deps modelscope==1.40.2
     python training/golden/ofa.py tests/golden/ofa [--bpe DIR]
 
-Two small networks with random weights, with different flags and in different checkpoint layouts:
-`fairseq` (names and flags of the original; also as a .pt file) and `port` (the port's names;
-positions added to the inputs, no inner normalisations, no factors per head). DIR holds OFA's
+Three small networks with random weights, with different flags and in different checkpoint layouts:
+`fairseq` (names and flags of the original; also as a .pt file), `port` (the port's names;
+positions added to the inputs, no inner normalisations, no factors per head) and `hub` (a folder as the
+port's are downloaded, with its own config.json and half-precision pytorch_model.bin). DIR holds OFA's
 utils/BPE (dict.txt, encoder.json, vocab.bpe); with it the tokenizations are made anew, and a subset
 of the vocabulary that is just enough for them.
 """
@@ -118,7 +119,8 @@ def build(sizes, seed):
         table = model.encoder.embed_tokens.weight
         table.mul_(0.5)
         direction = torch.randn(sizes["d_model"], generator=generator)
-        table[FIRST_BIN : FIRST_BIN + BINS] += direction
+        first = sizes.get("first_bin", FIRST_BIN)
+        table[first : first + BINS] += direction
         model.decoder.layer_norm.bias += 0.4 * direction
     return model.eval()
 
@@ -309,6 +311,9 @@ def tokenizations(bpe):
     }
 
 
+# Location tokens behind the small vocabulary, as many as published ones have.
+HUB_FIRST_BIN, HUB_BINS = 400, 1000
+
 NETWORKS = {
     "fairseq": (
         64,
@@ -356,7 +361,71 @@ NETWORKS = {
             entangle_decoder_positions=True,
         ),
     ),
+    "hub": (
+        48,
+        dict(
+            vocab_size=HUB_FIRST_BIN + HUB_BINS,
+            first_bin=HUB_FIRST_BIN,
+            d_model=16,
+            encoder_layers=2,
+            decoder_layers=1,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=24,
+            decoder_ffn_dim=32,
+            max_position_embeddings=64,
+            token_bucket_size=8,
+            image_bucket_size=32,
+            resnet_layers=[1, 1, 1],
+            resnet_width=4,
+            scale_attn=True,
+            scale_fc=True,
+            scale_heads=True,
+            entangle_encoder_positions=False,
+            entangle_decoder_positions=False,
+        ),
+    ),
 }
+
+
+def fairseq_settings(sizes, image_size):
+    """What lies beside the state dict in a checkpoint of fairseq's."""
+    model = argparse.Namespace(
+        arch="ofa",
+        encoder_normalize_before=True,
+        decoder_normalize_before=True,
+        scale_attn=sizes["scale_attn"],
+        scale_fc=sizes["scale_fc"],
+        scale_heads=sizes["scale_heads"],
+        scale_resids=False,
+        attn_scale_factor=2,
+        resnet_type="resnet50",
+        entangle_position_embedding=sizes["entangle_encoder_positions"],
+        disable_entangle=not sizes["entangle_decoder_positions"],
+    )
+    task = {"_name": "refcoco", "patch_image_size": image_size, "num_bins": BINS}
+    return {"args": None, "cfg": {"model": model, "task": task}}
+
+
+def save_hub(model, image_size, folder):
+    """A folder as ModelScope's are; without configuration.json, as Hugging Face's."""
+    # Published files also have these tables of numbers, which are large and computed anew.
+    tables = ("token_rp_bucket", "image_rp_bucket")
+    tensors = {k: v for k, v in model.state_dict().items() if not k.endswith(tables)}
+    half = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
+    torch.save(half, folder / "pytorch_model.bin")
+    model.config.architectures = ["OFAModel"]
+    model.config.to_json_file(folder / "config.json")
+    around = {
+        "framework": "pytorch",
+        "task": "visual-entailment",
+        "model": {"type": "ofa", "language": "en", "patch_image_size": image_size},
+    }
+    (folder / "configuration.json").write_text(json.dumps(around, indent=1) + "\n")
+    vocabulary, merges = small_vocabulary()
+    vocabulary = {k: v for k, v in vocabulary.items() if not k.startswith("<bin_")}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
 
 
 def main():
@@ -369,10 +438,18 @@ def main():
         folder = arguments.out / name
         folder.mkdir(parents=True, exist_ok=True)
         model = build(sizes, seed)
+        if name == "hub":
+            with torch.no_grad():
+                for tensor in model.state_dict().values():
+                    if tensor.is_floating_point():
+                        tensor.copy_(tensor.half())
+            save_hub(model, image_size, folder)
+            save_file(goldens(model, sizes, image_size, seed + 100), folder / "golden.safetensors")
+            continue
         tensors = state_dict(model, fairseq=name == "fairseq")
         if name == "fairseq":
-            extra = {"args": None, "cfg": {"model": argparse.Namespace(arch="ofa")}}
-            torch.save({**extra, "model": tensors}, arguments.out / "fairseq.pt")
+            settings = fairseq_settings(sizes, image_size)
+            torch.save({**settings, "model": tensors}, arguments.out / "fairseq.pt")
             tied = ["decoder.embed_tokens.weight", "decoder.output_projection.weight"]
         else:
             tied = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"]

@@ -1,5 +1,6 @@
 //! `riveg pack`: get packs, look into them and check them.
 
+mod convert;
 mod inspect;
 mod pull;
 
@@ -21,6 +22,8 @@ pub enum PackCommand {
     Inspect(inspect::InspectArgs),
     /// Compare every file with the size and SHA-256 in the manifest.
     Verify(PackArgs),
+    /// Write a pack's networks, or one network, as safetensors: only what is used, checked by name.
+    Convert(convert::ConvertArgs),
     /// Write sizes and SHA-256 of the files that lie in the pack into its manifest.
     Lock(PackArgs),
 }
@@ -84,6 +87,7 @@ pub fn run(command: PackCommand) -> anyhow::Result<()> {
     match command {
         PackCommand::Pull(args) => pull::run(&args),
         PackCommand::Inspect(args) => inspect::run(&args),
+        PackCommand::Convert(args) => convert::run(&args),
         PackCommand::Verify(args) => verify(&args),
         PackCommand::Lock(args) => lock(&args),
     }

@@ -35,7 +35,7 @@ use super::memo::PictureMemo;
 use super::pixels::squashed;
 use super::{
     EntailInput, Entailer, Entailment, GroundInput, Grounder, Grounding, ModelError, ModelInfo,
-    Result,
+    Result, WeightUse,
 };
 use crate::vision::Picture;
 use crate::vision::resize::Filter;
@@ -64,6 +64,18 @@ impl DenseGrounding {
     /// # Errors
     /// A file is missing, malformed or contradicts another.
     pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self> {
+        Ok(Self::open(dir, device, dtype)?.0)
+    }
+
+    /// Which tensors of its file the network in `dir` reads; found out by loading it.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn weight_use(dir: &Path) -> Result<WeightUse> {
+        Ok(Self::open(dir, &Device::Cpu, DType::F32)?.1)
+    }
+
+    fn open(dir: &Path, device: &Device, dtype: DType) -> Result<(Self, WeightUse)> {
         let config: Config = read_json(&dir.join("config.json"))?;
         config.validate()?;
         // candle multiplies no bf16 on the CPU; this network is small enough to be widened.
@@ -71,7 +83,7 @@ impl DenseGrounding {
         let dtype = if narrow { DType::F32 } else { dtype };
         let tokenizer = ExpressionTokenizer::open(dir, &config)?;
         let weights = Checkpoint::open(dir, &["model.safetensors"], None, dtype, device)?;
-        let info = weights.info("dense", |_| true);
+        let (info, weight_use) = (weights.info("dense", |_| true), weights.weight_use());
         let loaded = Loaded {
             network: Dense::new(&config, weights.builder)?,
             tokenizer,
@@ -81,7 +93,7 @@ impl DenseGrounding {
             device: device.clone(),
             dtype,
         };
-        Ok(Self { loaded })
+        Ok((Self { loaded }, weight_use))
     }
 }
 

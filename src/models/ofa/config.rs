@@ -1,6 +1,6 @@
 //! Sizes and flags of the OFA networks, and a pack's `config.json`.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::models::{ModelError, Result};
 
@@ -12,7 +12,7 @@ const MIN_VOCABULARY: usize = 16;
 
 /// Sizes of one OFA network. Field names follow the Hugging Face configuration where it has them;
 /// every field is required, so that a pack never depends on a default of this code.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Rows of the token embedding.
@@ -55,7 +55,7 @@ pub struct Config {
 }
 
 /// The five published sizes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Preset {
     /// 33 M parameters.
@@ -104,7 +104,7 @@ impl Preset {
 }
 
 /// A network in `config.json`: the name of a published size, or all fields of a [`Config`].
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(untagged)]
 pub enum Network {
     /// A published size.
@@ -114,7 +114,7 @@ pub enum Network {
 }
 
 /// Ids with a meaning of their own. The default is OFA's vocabulary of 59457 tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Vocabulary {
     /// `<s>`: starts every text and every answer.
@@ -138,7 +138,7 @@ impl Default for Vocabulary {
 }
 
 /// A pack's `config.json`: the network and how it is fed.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
     /// The network.

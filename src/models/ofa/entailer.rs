@@ -4,13 +4,17 @@ use std::path::Path;
 
 use candle_core::{DType, Device};
 
+use super::config::ModelConfig;
 use super::loaded::Loaded;
 use super::text::entailment_prompt;
-use crate::models::{EntailInput, Entailer, Entailment, ModelInfo, Result};
+use crate::models::{EntailInput, Entailer, Entailment, ModelInfo, Result, WeightUse};
 use crate::vision::Picture;
 
 /// The answers, in the order in which OFA tries them; the leading space is part of the token.
 const ANSWERS: [&str; 3] = [" no", " yes", " maybe"];
+
+/// Side of the pictures of the published checkpoints.
+const SIDE: usize = 480;
 
 /// OFA fine-tuned for visual entailment.
 ///
@@ -27,12 +31,21 @@ pub struct OfaEntailer {
 }
 
 impl OfaEntailer {
+    /// Which tensors of its file the network in `dir` reads, found out by loading it; and its
+    /// configuration, whichever form it has there.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn weight_use(dir: &Path) -> Result<(WeightUse, ModelConfig)> {
+        Loaded::weight_use(dir, SIDE)
+    }
+
     /// Loads the network in `dir`; see [`super`] for the files.
     ///
     /// # Errors
     /// A file is missing, malformed or contradicts another.
     pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self> {
-        let loaded = Loaded::open(dir, device, dtype)?;
+        let loaded = Loaded::open(dir, SIDE, device, dtype)?;
         let answers = loaded.tokenizer.first_ids(ANSWERS)?;
         Ok(Self { loaded, answers })
     }

@@ -4,11 +4,12 @@ use std::path::Path;
 
 use candle_core::{DType, Device};
 
+use super::config::ModelConfig;
 use super::config::Vocabulary;
 use super::loaded::Loaded;
 use super::search::Hypothesis;
 use super::text::grounding_prompt;
-use crate::models::{GroundInput, Grounder, Grounding, ModelInfo, Result};
+use crate::models::{GroundInput, Grounder, Grounding, ModelInfo, Result, WeightUse};
 use crate::vision::{BoundingBox, Picture};
 
 /// Location tokens of a box: left, top, right, bottom.
@@ -16,6 +17,9 @@ const LENGTH: usize = 4;
 
 /// Hypotheses that beam search follows.
 const BEAM: usize = 5;
+
+/// Side of the pictures of the published checkpoints.
+const SIDE: usize = 512;
 
 /// OFA fine-tuned for visual grounding.
 ///
@@ -27,12 +31,21 @@ pub struct OfaGrounder {
 }
 
 impl OfaGrounder {
+    /// Which tensors of its file the network in `dir` reads, found out by loading it; and its
+    /// configuration, whichever form it has there.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn weight_use(dir: &Path) -> Result<(WeightUse, ModelConfig)> {
+        Loaded::weight_use(dir, SIDE)
+    }
+
     /// Loads the network in `dir`; see [`super`] for the files.
     ///
     /// # Errors
     /// A file is missing, malformed or contradicts another.
     pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self> {
-        Ok(Self { loaded: Loaded::open(dir, device, dtype)? })
+        Ok(Self { loaded: Loaded::open(dir, SIDE, device, dtype)? })
     }
 }
 

@@ -8,11 +8,13 @@ use super::config::{Config, ModelConfig};
 use super::resnet::Trunk;
 use super::weights::Weights;
 use crate::models::Result;
-use crate::models::checkpoint::read_json;
 use crate::models::ops::activation_type;
 use crate::models::pixels::squashed;
 use crate::vision::Picture;
 use crate::vision::resize::Filter;
+
+/// Side of the pictures where nothing says otherwise, as for entailment.
+const SIDE: usize = 480;
 
 /// The image trunk of an OFA, loaded without the rest.
 pub struct ImageTrunk {
@@ -29,10 +31,10 @@ impl ImageTrunk {
     /// # Errors
     /// A file is missing, malformed or contradicts another.
     pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self> {
-        let model: ModelConfig = read_json(&dir.join("config.json"))?;
-        model.validate()?;
+        let weights = Weights::open(dir, dtype, device)?;
+        let model = ModelConfig::read(dir, &weights, SIDE)?;
         let config = model.network();
-        let weights = Weights::open(dir, dtype, device)?.builder;
+        let weights = weights.builder;
         let dtype = activation_type(&weights);
         let weights = weights.to_dtype(dtype);
         Ok(Self {

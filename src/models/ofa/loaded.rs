@@ -10,11 +10,10 @@ use super::encoder::{EncoderOutput, TextBatch};
 use super::model::Ofa;
 use super::tokenizer::Tokenizer;
 use super::weights::Weights;
-use crate::models::checkpoint::read_json;
 use crate::models::memo::PictureMemo;
 use crate::models::ops::activation_type;
 use crate::models::pixels::squashed;
-use crate::models::{ModelInfo, Result};
+use crate::models::{ModelInfo, Result, WeightUse};
 use crate::vision::Picture;
 use crate::vision::resize::Filter;
 
@@ -35,14 +34,18 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    /// Loads `config.json`, the tokenizer and the weights in `dir`.
-    pub(super) fn open(dir: &Path, device: &Device, dtype: DType) -> Result<Self> {
-        let model: ModelConfig = read_json(&dir.join("config.json"))?;
-        model.validate()?;
+    /// Loads the network in `dir`, whose pictures have `side` pixels where nothing says otherwise.
+    pub(super) fn open(dir: &Path, side: usize, device: &Device, dtype: DType) -> Result<Self> {
+        let weights = Weights::open(dir, dtype, device)?;
+        Self::of(dir, side, weights)
+    }
+
+    fn of(dir: &Path, side: usize, weights: Weights) -> Result<Self> {
+        let device = weights.builder.device().clone();
+        let model = ModelConfig::read(dir, &weights, side)?;
         let config = model.network();
         let sizes = (config.vocab_size, config.max_position_embeddings);
         let tokenizer = Tokenizer::open(dir, model.vocabulary, sizes)?;
-        let weights = Weights::open(dir, dtype, device)?;
         let info = weights.info;
         let dtype = activation_type(&weights.builder);
         let network = Ofa::new(&config, model.grid(), weights.builder)?;
@@ -54,9 +57,19 @@ impl Loaded {
             config,
             image_size: model.image_size,
             image_tokens: PictureMemo::new(CACHE_BYTES),
-            device: device.clone(),
+            device,
             dtype,
         })
+    }
+
+    /// Which tensors of its file the network in `dir` reads, found out by loading it; and its
+    /// configuration.
+    pub(super) fn weight_use(dir: &Path, side: usize) -> Result<(WeightUse, ModelConfig)> {
+        let weights = Weights::open(dir, DType::BF16, &Device::Cpu)?;
+        let (weight_use, config) =
+            (weights.weight_use.clone(), ModelConfig::read(dir, &weights, side)?);
+        Self::of(dir, side, weights)?;
+        Ok((weight_use, config))
     }
 
     /// Encodes each picture with its prompt (ids with `<s>` and `</s>`).

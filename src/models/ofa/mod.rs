@@ -11,12 +11,17 @@
 //! one per layer; layers are pre-norm with further normalisations inside ("NormFormer").
 //! Everything that does not depend on the input is computed at load.
 //!
-//! A pack's folder for [`OfaEntailer`] or [`OfaGrounder`] holds
-//! - `config.json`: a [`ModelConfig`];
-//! - `model.safetensors`, `model.pt` or `model.pth`: tensors named as in fairseq (in a `.pt` file,
-//!   under the key `model`) or as in the ports;
+//! A folder for [`OfaEntailer`] or [`OfaGrounder`] holds
+//! - `config.json`: a [`ModelConfig`], or the `OFAConfig` of the ports' folders as they are downloaded
+//!   (with ModelScope's `configuration.json`); a checkpoint of fairseq's needs none, its shapes and
+//!   its `cfg` say everything;
+//! - the weights: `model.safetensors`, `pytorch_model.bin`, `model.pt`, `model.pth`, or one file of
+//!   another name; tensors named as in fairseq (in a `.pt` file, under the key `model`) or as in the
+//!   ports;
 //! - the tokenizer: `encoder.json`, `vocab.bpe` and `dict.txt` as OFA ships them, or `vocab.json`
 //!   and `merges.txt`, or `tokenizer.json`.
+//!
+//! Flags of training that make another network are refused by name (`flags.rs`).
 //!
 //! Known deviations from the reference:
 //! - Batch normalisation is folded into the convolutions, the queries' scale and `c_attn` into the
@@ -39,8 +44,10 @@
 mod attention;
 mod config;
 mod decoder;
+mod directory;
 mod encoder;
 mod entailer;
+mod flags;
 mod grounder;
 mod image_trunk;
 mod loaded;
@@ -61,4 +68,4 @@ pub use image_trunk::ImageTrunk;
 pub use model::Ofa;
 pub use search::Hypothesis;
 pub use tokenizer::Tokenizer;
-pub use weights::Weights;
+pub use weights::{Weights, describe};

@@ -7,6 +7,7 @@ use super::config::{Config, Vocabulary};
 use super::decoder::Decoder;
 use super::encoder::{Encoder, EncoderOutput, TextBatch};
 use super::search::{self, Hypothesis};
+use super::weights::TOKENS;
 use crate::models::ops::activation_type;
 use crate::models::{ModelError, Result};
 
@@ -24,15 +25,9 @@ impl Ofa {
     /// A tensor is missing or has another shape.
     pub fn new(config: &Config, grid: usize, vb: VarBuilder) -> Result<Self> {
         let shape = (config.vocab_size, config.d_model);
-        // One matrix under three names; files written without shared storage keep only one.
-        let names = [
-            "encoder.embed_tokens.weight",
-            "decoder.embed_tokens.weight",
-            "decoder.output_projection.weight",
-        ];
-        let name = names.into_iter().find(|name| vb.contains_tensor(name));
+        let name = TOKENS.into_iter().find(|name| vb.contains_tensor(name));
         let exact = vb.to_dtype(activation_type(&vb));
-        let weight = exact.get(shape, name.unwrap_or(names[0]))?;
+        let weight = exact.get(shape, name.unwrap_or(TOKENS[0]))?;
         let tokens = Embedding::new(weight, config.d_model);
         let encoder = Encoder::new(config, grid, tokens.clone(), vb.pp("encoder"))?;
         let decoder = Decoder::new(config, encoder.positions(), tokens, vb.pp("decoder"))?;

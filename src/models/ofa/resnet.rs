@@ -6,10 +6,8 @@ use candle_nn::VarBuilder;
 
 use super::config::Config;
 use crate::models::Result;
+use crate::models::batch_norm::fold_batch_norm;
 use crate::models::ops::{Activation, Conv2d, Travel, max_pool_of_positive};
-
-/// Epsilon of batch normalisation.
-const EPS: f64 = 1e-5;
 
 /// Shape of one convolution.
 #[derive(Debug, Clone, Copy)]
@@ -28,12 +26,8 @@ impl Shape {
         let dtype = vb.dtype();
         let exact = vb.to_dtype(DType::F32);
         let weight = exact.pp(conv).get((output, input, kernel, kernel), "weight")?;
-        let bn = exact.pp(bn);
-        let deviation = (bn.get(output, "running_var")? + EPS)?.sqrt()?;
-        let factor = (bn.get(output, "weight")? / deviation)?;
-        let bias = (bn.get(output, "bias")? - (bn.get(output, "running_mean")? * &factor)?)?;
-        let weight = weight.broadcast_mul(&factor.reshape((output, 1, 1, 1))?)?.to_dtype(dtype)?;
-        let bias = bias.to_dtype(dtype)?;
+        let (weight, bias) = fold_batch_norm(&weight, &exact.pp(bn))?;
+        let (weight, bias) = (weight.to_dtype(dtype)?, bias.to_dtype(dtype)?);
         let travel = Travel::padded(stride, kernel / 2);
         Ok(Conv2d::new(&weight, bias, travel, activation)?)
     }

@@ -34,8 +34,8 @@ pub struct Tokenizer {
 
 impl Tokenizer {
     /// Reads the tokenizer in `dir`: `tokenizer.json`, or `encoder.json` and `vocab.bpe` as GPT-2
-    /// names them, or `vocab.json` and `merges.txt`. With a `dict.txt` beside them, ids are those
-    /// of GPT-2 and are renumbered; without, they are the network's own. `sizes` are the rows of
+    /// names them, or `vocab.json` and `merges.txt`. With a `dict.txt` beside them, ids of a
+    /// vocabulary without `<s>` are those of GPT-2 and are renumbered; others are the network's own. `sizes` are the rows of
     /// the token embedding and of the position table.
     ///
     /// # Errors
@@ -56,7 +56,9 @@ impl Tokenizer {
             byte_level(&dir.join(vocab), &dir.join(merges))?
         };
         let dictionary = dir.join("dict.txt");
-        let dictionary = dictionary.is_file().then(|| read_dictionary(&dictionary)).transpose()?;
+        // A vocabulary that has `<s>` is numbered as the network is, whatever lies beside it.
+        let renumbered = bpe.token_to_id("<s>").is_none() && dictionary.is_file();
+        let dictionary = renumbered.then(|| read_dictionary(&dictionary)).transpose()?;
         let (vocab_size, positions) = sizes;
         let max_tokens = MAX_TOKENS.min(positions);
         Ok(Self { bpe, dictionary, vocabulary, vocab_size, max_tokens })

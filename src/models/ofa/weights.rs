@@ -1,16 +1,26 @@
 //! Weight files: safetensors, or PyTorch's zip format; tensors named as fairseq names them or as
 //! the Hugging Face and ModelScope ports do.
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
+use serde_json::Value;
 
-use crate::models::checkpoint::{Checkpoint, StoredTensor};
-use crate::models::{ModelInfo, Result};
+use crate::models::checkpoint::{Checkpoint, Described, describe_used};
+use crate::models::{ModelInfo, Result, WeightUse};
 
 /// Names that a pack's weight file may have, in order of preference.
-const FILES: [&str; 3] = ["model.safetensors", "model.pt", "model.pth"];
+const FILES: [&str; 4] = ["model.safetensors", "pytorch_model.bin", "model.pt", "model.pth"];
+
+/// Names of the one matrix that encoder, decoder and output share; files written without shared
+/// storage keep only one.
+pub(super) const TOKENS: [&str; 3] = [
+    "encoder.embed_tokens.weight",
+    "decoder.embed_tokens.weight",
+    "decoder.output_projection.weight",
+];
 
 /// Under this key fairseq keeps the state dict of a checkpoint.
 const FAIRSEQ_KEY: &str = "model";
@@ -26,10 +36,17 @@ pub struct Weights {
     pub builder: VarBuilder<'static>,
     /// What is told of the network.
     pub info: ModelInfo,
+    /// Settings of training in fairseq's checkpoints, by the keys `cfg` and `args`.
+    pub(super) settings: Value,
+    /// What is read of the file.
+    pub(super) weight_use: WeightUse,
+    shapes: HashMap<String, Vec<usize>>,
+    ported: bool,
 }
 
 impl Weights {
-    /// Opens the weight file in `dir`: `model.safetensors`, `model.pt` or `model.pth`.
+    /// Opens the weight file in `dir`: `model.safetensors`, `pytorch_model.bin`, `model.pt`,
+    /// `model.pth`, or the only one that is there, whatever its name.
     ///
     /// # Errors
     /// There is none, or it cannot be read.
@@ -37,12 +54,26 @@ impl Weights {
         let file = Checkpoint::open(dir, &FILES, Some(FAIRSEQ_KEY), dtype, device)?;
         let has = |marker| file.tensors.iter().any(|tensor| tensor.name.contains(marker));
         let ported = has(PORT_MARKER) || has(PORT_MARKER_PLAIN);
-        // One matrix under three names is one matrix.
-        let tied = file.tensors.iter().find(|tensor| is_tied(&tensor.name));
-        let tied = tied.map(|tensor| tensor.name.clone());
-        let info = file.info("ofa", |tensor| is_used(tensor, tied.as_deref()));
+        let tied = tied_name(|name| file.tensors.iter().any(|tensor| tensor.name == name));
+        let info = file.info("ofa", |tensor| is_used(&tensor.name, tied));
+        let weight_use = file.weight_use();
         let builder = if ported { file.builder.rename_f(ported_name) } else { file.builder };
-        Ok(Self { builder, info })
+        let shapes = file.tensors.into_iter().map(|tensor| (tensor.name, tensor.shape)).collect();
+        Ok(Self { builder, info, settings: file.settings, weight_use, shapes, ported })
+    }
+
+    /// The shape of the tensor that fairseq calls `name`.
+    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+        let shape = match self.ported {
+            true => self.shapes.get(&ported_name(name)),
+            false => self.shapes.get(name),
+        };
+        shape.map(Vec::as_slice)
+    }
+
+    /// The name under which the file has the token embedding.
+    pub(super) fn tokens(&self) -> Option<&'static str> {
+        tied_name(|name| self.shapes.contains_key(name))
     }
 }
 
@@ -59,15 +90,24 @@ fn ported_name(name: &str) -> String {
     segments.collect::<Vec<_>>().join(".")
 }
 
-/// Whether the tensor is one of those that hold the same matrix.
-fn is_tied(name: &str) -> bool {
-    let tied = ["encoder.embed_tokens", "decoder.embed_tokens", "decoder.output_projection"];
-    tied.iter().any(|prefix| name.starts_with(prefix))
+/// The weight file of the network in `dir` and the tensors that are used of it, without reading them.
+///
+/// # Errors
+/// There is none, or it cannot be read.
+pub fn describe(dir: &Path) -> Result<(PathBuf, Vec<Described>)> {
+    describe_used(dir, &FILES, |name, all| {
+        is_used(name, tied_name(|name| all.iter().any(|(other, _, _)| other == name)))
+    })
+}
+
+/// The name by which the one matrix under three names is read.
+fn tied_name(has: impl Fn(&str) -> bool) -> Option<&'static str> {
+    TOKENS.into_iter().find(|name| has(name))
 }
 
 /// Whether the network reads a tensor: not the copies of the tied matrix but `tied`, no buffers or
 /// statistics, nor the decoder's image tables, which only picture generation uses.
-fn is_used(tensor: &StoredTensor, tied: Option<&str>) -> bool {
+fn is_used(name: &str, tied: Option<&str>) -> bool {
     const UNUSED: [&str; 11] = [
         "decoder.image_rel_pos_table_list.",
         "decoder.embed_image_positions.",
@@ -81,8 +121,7 @@ fn is_used(tensor: &StoredTensor, tied: Option<&str>) -> bool {
         ".version",
         "_float_tensor",
     ];
-    let name = tensor.name.as_str();
-    if is_tied(name) {
+    if TOKENS.contains(&name) {
         return tied == Some(name);
     }
     !UNUSED.iter().any(|part| name.contains(part))
@@ -123,8 +162,7 @@ mod tests {
             ("encoder.layer_norm.weight", true),
         ];
         for (name, expected) in used {
-            let tensor = StoredTensor { name: name.to_owned(), elements: 1, is_bytes: false };
-            assert_eq!(is_used(&tensor, Some("encoder.embed_tokens.weight")), expected, "{name}");
+            assert_eq!(is_used(name, Some("encoder.embed_tokens.weight")), expected, "{name}");
         }
     }
 }

@@ -5,7 +5,8 @@ use candle_core::{
 };
 use rayon::prelude::*;
 
-use super::{fused, values};
+use super::simd::Isa;
+use super::{elementwise, fused, values};
 
 /// What follows a convolution or a linear layer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -29,6 +30,11 @@ impl Activation {
         !matches!(self, Self::Gelu | Self::GeluTanh)
     }
 
+    /// What is left to do where values were cut to [`Activation::range`].
+    pub(super) fn finish(self, x: Tensor) -> Result<Tensor> {
+        if self.cuts() { Ok(x) } else { self.apply(&x) }
+    }
+
     /// The range that values are cut to.
     pub(super) fn range(self) -> (f32, f32) {
         match self {
@@ -44,8 +50,11 @@ impl Activation {
             Self::None => Ok(x.clone()),
             Self::Relu => relu(x),
             Self::Relu6 => clamp(x, (0.0, 6.0)),
-            Self::Gelu => x.gelu_erf(),
-            Self::GeluTanh => x.gelu(),
+            Self::Gelu | Self::GeluTanh => match Isa::best() {
+                Some(isa) if fused(x) => elementwise::each(x, self, isa),
+                _ if self == Self::Gelu => x.gelu_erf(),
+                _ => x.gelu(),
+            },
         }
     }
 }

@@ -9,6 +9,7 @@ mod activation;
 mod attention;
 mod conv;
 mod depthwise;
+mod elementwise;
 mod gemm;
 mod lanes;
 mod linear;

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::layout;
+use super::tiny_vit::{STAGES, TinyVitConfig};
 use crate::models::checkpoint::read_json;
 use crate::models::{ModelError, Result, pyramid};
 
@@ -23,6 +25,8 @@ pub enum BoxOutput {
 pub enum ImageEncoderConfig {
     /// The vision transformer of the paper.
     Vit(VitConfig),
+    /// MobileSAM's.
+    TinyVit(TinyVitConfig),
     /// A convolutional trunk with a feature pyramid, whose finer maps the mask decoder adds while
     /// it upscales, as in SAM 2 (Ravi et al., 2024).
     Convolutional(pyramid::Config),
@@ -75,8 +79,8 @@ impl VitConfig {
     }
 }
 
-/// Pixels per cell of the convolutional encoder's embedding.
-const CONVOLUTIONAL_STRIDE: usize = 16;
+/// Pixels per cell of the embedding of all encoders but the paper's, whose patches decide.
+const STRIDE: usize = 16;
 
 /// Every size of the network, as `config.json` beside the weights states it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -98,6 +102,9 @@ pub struct Config {
     pub decoder_num_heads: usize,
     /// Width of its feed-forward layers.
     pub decoder_mlp_dim: usize,
+    /// Epsilon of the normalisations in its two-way blocks.
+    #[serde(default = "decoder_norm_eps")]
+    pub decoder_norm_eps: f64,
     /// Layers of the IoU head.
     pub iou_head_depth: usize,
     /// Width of the IoU head.
@@ -119,6 +126,12 @@ impl Config {
     /// SAM ViT-L (312 M parameters).
     pub fn vit_l() -> Self {
         Self::released(1024, 24, 16, [5, 11, 17, 23])
+    }
+
+    /// MobileSAM (10 M parameters): TinyViT-5M in the image encoder's place (Zhang et al., 2023).
+    pub fn mobile() -> Self {
+        let image_encoder = ImageEncoderConfig::TinyVit(TinyVitConfig::default());
+        Self { image_encoder, ..Self::vit_b() }
     }
 
     /// SAM ViT-H (641 M parameters), the one that the paper uses.
@@ -144,6 +157,7 @@ impl Config {
             decoder_depth: 2,
             decoder_num_heads: 8,
             decoder_mlp_dim: 2048,
+            decoder_norm_eps: decoder_norm_eps(),
             iou_head_depth: 3,
             iou_head_hidden_dim: 256,
             num_multimask_outputs: 3,
@@ -152,12 +166,12 @@ impl Config {
         }
     }
 
-    /// Reads and checks a `config.json`.
+    /// Reads and checks a `config.json`: this, or the one that Hugging Face's `transformers` writes.
     ///
     /// # Errors
     /// When the file cannot be read, is not such a configuration, or contradicts itself.
     pub fn read(path: &Path) -> Result<Self> {
-        let config: Self = read_json(path)?;
+        let config = layout::configuration(read_json(path)?)?;
         config.check()?;
         Ok(config)
     }
@@ -180,6 +194,22 @@ impl Config {
                 (vit.mlp_dim() > 0, "mlp_ratio is too small"),
             ]
             .to_vec(),
+            ImageEncoderConfig::TinyVit(encoder) => {
+                let fit = |(&dim, &heads): (&usize, &usize)| divides(heads, dim);
+                let attending = encoder.embed_dims.iter().zip(&encoder.num_heads).skip(1);
+                [
+                    (divides(STRIDE, self.image_size), "image_size is no multiple of 16"),
+                    (
+                        attending.map(fit).all(|fits| fits),
+                        "embed_dims are no multiples of num_heads",
+                    ),
+                    (encoder.embed_dims[0] > 1, "embed_dims begin too small"),
+                    (!encoder.window_sizes[1..].contains(&0), "window_sizes hold a 0"),
+                    (encoder.mlp_ratio >= 1.0, "mlp_ratio is too small"),
+                    (encoder.mbconv_expand_ratio >= 1.0, "mbconv_expand_ratio is too small"),
+                ]
+                .to_vec()
+            }
             ImageEncoderConfig::Convolutional(trunk) => {
                 trunk.check()?;
                 [(divides(pyramid::COARSEST, self.image_size), "image_size is no multiple of 32")]
@@ -211,7 +241,9 @@ impl Config {
     pub fn grid(&self) -> usize {
         match &self.image_encoder {
             ImageEncoderConfig::Vit(vit) => self.image_size / vit.patch_size,
-            ImageEncoderConfig::Convolutional(_) => self.image_size / CONVOLUTIONAL_STRIDE,
+            ImageEncoderConfig::TinyVit(_) | ImageEncoderConfig::Convolutional(_) => {
+                self.image_size / STRIDE
+            }
         }
     }
 
@@ -221,6 +253,10 @@ impl Config {
         let macs = match &self.image_encoder {
             ImageEncoderConfig::Vit(vit) => {
                 vit.macs(grid) + grid.pow(2) * out * (vit.embed_dim + 9 * out)
+            }
+            ImageEncoderConfig::TinyVit(encoder) => {
+                let last = encoder.embed_dims[STAGES - 1];
+                encoder.macs(self.image_size) + grid.pow(2) * out * (last + 9 * out)
             }
             ImageEncoderConfig::Convolutional(trunk) => {
                 let [middle, fine] = trunk.pyramid;
@@ -244,6 +280,11 @@ impl Config {
     }
 }
 
+/// PyTorch's default, as in Meta's code.
+fn decoder_norm_eps() -> f64 {
+    1e-5
+}
+
 fn millions(multiply_adds: usize) -> u64 {
     (multiply_adds as u64).div_ceil(1_000_000)
 }
@@ -254,7 +295,7 @@ mod tests {
 
     #[test]
     fn the_released_sizes_are_legal() {
-        for config in [Config::vit_b(), Config::vit_l(), Config::vit_h()] {
+        for config in [Config::vit_b(), Config::vit_l(), Config::vit_h(), Config::mobile()] {
             config.check().unwrap();
             assert_eq!(config.grid(), 64);
         }
@@ -284,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_configuration_survives_json() {
-        for config in [Config::vit_l(), convolutional()] {
+        for config in [Config::vit_l(), Config::mobile(), convolutional()] {
             let text = serde_json::to_string(&config).unwrap();
             assert!(text.contains(r#""box_output":"single""#));
             assert_eq!(serde_json::from_str::<Config>(&text).unwrap(), config);
@@ -310,6 +351,7 @@ mod tests {
     fn costs_have_the_right_magnitude() {
         assert!((450_000..520_000).contains(&Config::vit_b().encode_cost()));
         assert!((2_800_000..3_100_000).contains(&Config::vit_h().encode_cost()));
+        assert!((30_000..50_000).contains(&Config::mobile().encode_cost()));
         assert!((1_000..6_000).contains(&Config::vit_b().decode_cost()));
     }
 }

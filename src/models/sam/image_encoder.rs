@@ -1,10 +1,11 @@
-//! From pictures to what the mask decoder reads, by either kind of image encoder.
+//! From pictures to what the mask decoder reads, by any kind of image encoder.
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 
 use super::config::{Config, ImageEncoderConfig};
 use super::preprocess;
+use super::tiny_vit::TinyVit;
 use super::vit::Vit;
 use crate::models::Result;
 use crate::models::ops::{Activation, Conv2d, activation_type};
@@ -21,10 +22,11 @@ pub(super) struct Encoded {
     pub(super) fine: Vec<Tensor>,
 }
 
-/// Either kind of image encoder.
+/// Any kind of image encoder.
 #[derive(Debug)]
 pub(super) enum ImageEncoder {
     Vit { vit: Vit, patch: usize },
+    TinyVit(Box<TinyVit>),
     Convolutional(Box<Convolutional>),
 }
 
@@ -35,6 +37,9 @@ impl ImageEncoder {
                 vit: Vit::load(vit, config.grid(), config.out_chans, vb)?,
                 patch: vit.patch_size,
             },
+            ImageEncoderConfig::TinyVit(encoder) => {
+                Self::TinyVit(Box::new(TinyVit::load(encoder, config.out_chans, vb)?))
+            }
             ImageEncoderConfig::Convolutional(trunk) => {
                 let vb = vb.to_dtype(activation_type(&vb));
                 let [c4, ..] = trunk.taps()?;
@@ -61,6 +66,11 @@ impl ImageEncoder {
             Self::Vit { vit, patch } => {
                 let patches = preprocess::patches(size, *patch, pictures, device)?;
                 let cells = vit.forward(&patches.to_dtype(dtype)?)?.flatten(1, 2)?;
+                Ok(Encoded { cells, fine: Vec::new() })
+            }
+            Self::TinyVit(network) => {
+                let pixels = preprocess::pixels(size, pictures, device)?;
+                let cells = network.forward(&pixels.to_dtype(dtype)?)?.flatten(1, 2)?;
                 Ok(Encoded { cells, fine: Vec::new() })
             }
             Self::Convolutional(network) => {

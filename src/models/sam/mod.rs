@@ -3,7 +3,7 @@
 //! Reference implementation: Meta's `segment-anything` 1.0; the state dict has its names
 //! (`image_encoder.*`, `prompt_encoder.*`, `mask_decoder.*`), so a released checkpoint loads as it
 //! is, under the name `model.pth`. Every size comes from [`Config`]; [`Config::vit_b`], [`Config::vit_l`] and
-//! [`Config::vit_h`] are the released ones. Held to the reference by `tests/golden_sam.rs`.
+//! [`Config::vit_h`] are the released ones, [`Config::mobile`] is MobileSAM. Held to the reference by `tests/golden_sam.rs`.
 //!
 //! A convolutional encoder may take the vision transformer's place
 //! ([`ImageEncoderConfig::Convolutional`]); the reference has none, so for it the same tests compare
@@ -16,10 +16,12 @@
 
 mod config;
 mod image_encoder;
+mod layout;
 mod mask_decoder;
 mod ops;
 mod preprocess;
 mod prompt;
+mod tiny_vit;
 mod transformer;
 mod vit;
 
@@ -32,22 +34,25 @@ use candle_nn::VarBuilder;
 
 pub use config::{BoxOutput, Config, ImageEncoderConfig, VitConfig};
 pub use prompt::{PointPrompt, Prompt};
+pub use tiny_vit::TinyVitConfig;
 
 use crate::mask::{MaskFrame, MaskLogits};
 use crate::models::checkpoint::Checkpoint;
 use crate::models::ops::activation_type;
 use crate::models::{
     ImageEmbedding, MaskPrediction, ModelError, ModelInfo, Result, SegmentInput, Segmenter,
+    WeightUse,
 };
 use crate::vision::Picture;
 
 use image_encoder::ImageEncoder;
+use layout::HuggingFaceNames;
 use mask_decoder::{Decoded, MaskDecoder};
 use prompt::PromptEncoder;
 use transformer::Cells;
 
 /// Names that a pack's weight file may have, in order of preference.
-const FILES: [&str; 2] = ["model.safetensors", "model.pth"];
+const FILES: [&str; 4] = ["model.safetensors", "model.pth", "model.pt", "pytorch_model.bin"];
 /// How many prompts are decoded in one pass: what a prompt needs on the way (cells, upscaled cells)
 /// is much larger than its mask.
 const PROMPTS_AT_ONCE: usize = 16;
@@ -90,17 +95,49 @@ struct Place {
     prompt: usize,
 }
 
+/// Whether the network reads a tensor: mask prompts are not offered, nor is TinyViT's classifier,
+/// and positions that a file has twice count once.
+fn is_used(name: &str) -> bool {
+    const UNUSED: [&str; 6] = [
+        "prompt_encoder.mask_downscaling.",
+        "prompt_encoder.mask_embed.",
+        "prompt_encoder.shared_embedding.",
+        "image_encoder.norm_head.",
+        "image_encoder.head.",
+        "num_batches_tracked",
+    ];
+    !UNUSED.iter().any(|part| name.contains(part))
+}
+
 impl Sam {
-    /// Loads `config.json` and `model.safetensors` or `model.pth` from `dir`. Weights are converted
-    /// to `dtype`.
+    /// Loads `config.json` and the weight file from `dir`, whose tensors are called as by Meta,
+    /// MobileSAM or Hugging Face. Weights are converted to `dtype`.
     ///
     /// # Errors
     /// When a file is missing, is not what it should be, or lacks a tensor of the right shape.
     pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self> {
+        Ok(Self::open(dir, device, dtype)?.0)
+    }
+
+    /// Which tensors of its file the network in `dir` reads; found out by loading it.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn weight_use(dir: &Path) -> Result<WeightUse> {
+        Ok(Self::open(dir, &Device::Cpu, DType::BF16)?.1)
+    }
+
+    fn open(dir: &Path, device: &Device, dtype: DType) -> Result<(Self, WeightUse)> {
         let config = Config::read(&dir.join("config.json"))?;
         let weights = Checkpoint::open(dir, &FILES, None, dtype, device)?;
-        let info = weights.info("sam", |_| true);
-        Self::new(config, weights.builder, info)
+        let info = weights.info("sam", |tensor| is_used(&tensor.name));
+        let weight_use = weights.weight_use();
+        let names = weights.tensors.iter().map(|tensor| tensor.name.as_str());
+        let builder = match HuggingFaceNames::of(&config, names) {
+            Some(names) => weights.builder.rename_f(move |name: &str| names.name(name)),
+            None => weights.builder,
+        };
+        Ok((Self::new(config, builder, info)?, weight_use))
     }
 
     /// Builds the network from the state dict's root.

@@ -13,9 +13,6 @@ use super::config::Config;
 use super::ops::{Linear, attend, join_heads, split_heads};
 use crate::models::ops::{self, Activation, LayerNorm, Scores, attends_by_tiles, softmax_f32};
 
-/// `torch.nn.LayerNorm`'s default.
-const EPS: f64 = 1e-5;
-
 /// The cells of several pictures and how many prompts each picture has.
 #[derive(Debug, Clone)]
 pub(super) struct Cells {
@@ -77,7 +74,7 @@ impl TwoWayTransformer {
                 .map(|index| Layer::load(config, index == 0, cell_pe, layers.pp(index)))
                 .collect::<Result<_>>()?,
             final_attention: TokensToCells::new(last, cell_pe)?,
-            final_norm: LayerNorm::load(dim, EPS, vb.pp("norm_final_attn"))?,
+            final_norm: LayerNorm::load(dim, config.decoder_norm_eps, vb.pp("norm_final_attn"))?,
         })
     }
 
@@ -114,7 +111,7 @@ impl Layer {
         let (dim, heads) = (config.out_chans, config.decoder_num_heads);
         let hidden = config.decoder_mlp_dim;
         let cross = |name: &str| Projections::load(dim, 2, heads, vb.pp(name));
-        let norm = |name: &str| LayerNorm::load(dim, EPS, vb.pp(name));
+        let norm = |name: &str| LayerNorm::load(dim, config.decoder_norm_eps, vb.pp(name));
         Ok(Self {
             is_first,
             self_attention: Projections::load(dim, 1, heads, vb.pp("self_attn"))?,

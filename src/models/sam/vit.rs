@@ -108,7 +108,7 @@ impl Block {
 }
 
 /// `[b, h, w, c]` → windows `[b · n, side, side, c]`, padded with zeros on the right and bottom.
-fn partition(x: &Tensor, side: usize) -> Result<Tensor> {
+pub(super) fn partition(x: &Tensor, side: usize) -> Result<Tensor> {
     let (batch, height, width, dim) = x.dims4()?;
     let (rows, columns) = (height.div_ceil(side), width.div_ceil(side));
     x.pad_with_zeros(1, 0, rows * side - height)?
@@ -119,7 +119,12 @@ fn partition(x: &Tensor, side: usize) -> Result<Tensor> {
 }
 
 /// The inverse of [`partition`]: the padding is dropped.
-fn unpartition(windows: &Tensor, side: usize, height: usize, width: usize) -> Result<Tensor> {
+pub(super) fn unpartition(
+    windows: &Tensor,
+    side: usize,
+    height: usize,
+    width: usize,
+) -> Result<Tensor> {
     let (count, _, _, dim) = windows.dims4()?;
     let (rows, columns) = (height.div_ceil(side), width.div_ceil(side));
     let batch = count / (rows * columns);
@@ -240,7 +245,7 @@ fn one_hot(side: usize, like: &Tensor) -> Result<Tensor> {
 
 /// 1×1 and 3×3 convolutions without bias, each followed by a normalisation over the channels.
 #[derive(Debug)]
-struct Neck {
+pub(super) struct Neck {
     reduce: Linear,
     norm1: LayerNorm,
     mix: Conv3x3,
@@ -248,7 +253,7 @@ struct Neck {
 }
 
 impl Neck {
-    fn load(dim: usize, output: usize, vb: VarBuilder) -> Result<Self> {
+    pub(super) fn load(dim: usize, output: usize, vb: VarBuilder) -> Result<Self> {
         let reduce = vb.get((output, dim, 1, 1), "0.weight")?.flatten_from(1)?;
         Ok(Self {
             reduce: Linear::new(&reduce, None, Activation::None)?,
@@ -258,7 +263,7 @@ impl Neck {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let x = self.norm1.forward(&self.reduce.forward(x)?)?;
         self.norm2.forward(&self.mix.forward(&x)?)
     }

@@ -11,7 +11,7 @@ use candle_nn::{Activation, Embedding, VarBuilder, embedding};
 use super::config::{EncoderConfig, Family};
 use crate::models::Result;
 use crate::models::ops::{
-    self, LayerNorm, Linear, Scores, activation_type, attend, linear_storage,
+    self, LayerNorm, Linear, Scores, Storage, activation_type, attend, linear_storage,
 };
 
 /// The encoder.
@@ -183,7 +183,10 @@ fn projection(hidden: usize, vb: &VarBuilder) -> candle_core::Result<Linear> {
         Tensor::cat(&parts.into_iter().collect::<candle_core::Result<Vec<_>>>()?, 0)
     };
     let (weight, bias) = (join(weights)?, join(biases)?);
-    Linear::new_stored(linear_storage(&parts[0]), &weight, Some(&bias), ops::Activation::None)
+    // Each is asked: what none reads as bytes is not converted to bytes.
+    let [query, key, value] = parts.each_ref().map(linear_storage);
+    let storage = if query == key && key == value { query } else { Storage::F32 };
+    Linear::new_stored(storage, &weight, Some(&bias), ops::Activation::None)
 }
 
 /// The activation that a linear layer applies itself.

@@ -30,6 +30,7 @@ use tokenizers::Tokenizer;
 
 pub use config::{Config, CrfScope, TokenTypes};
 pub use input::WordInput;
+pub use weights::describe;
 
 use crf::Crf;
 use encoder::Encoder;
@@ -40,7 +41,7 @@ use splitter::Word;
 use weights::Weights;
 
 use super::{CharSpan, EntityType, FineType, ModelError, ModelInfo, Result};
-use super::{TagInput, TaggedEntity, Tagger};
+use super::{TagInput, TaggedEntity, Tagger, WeightUse};
 
 /// A loaded tagger.
 #[derive(Debug)]
@@ -88,11 +89,24 @@ impl TransformerTagger {
     /// # Errors
     /// A file is missing or unreadable, or configuration and weights contradict each other.
     pub fn load(dir: &Path, device: &Device, dtype: DType) -> Result<Self> {
+        Ok(Self::open(dir, device, dtype)?.0)
+    }
+
+    /// Which tensors of its file the tagger in `dir` reads; found out by loading it.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn weight_use(dir: &Path) -> Result<WeightUse> {
+        Ok(Self::open(dir, &Device::Cpu, DType::BF16)?.1)
+    }
+
+    fn open(dir: &Path, device: &Device, dtype: DType) -> Result<(Self, WeightUse)> {
         let config = Config::read(dir)?;
         let labels = LabelSet::parse(&config.labels)?;
         let tokenizer = Tokenizer::from_file(dir.join("tokenizer.json"))
             .map_err(|error| ModelError::Tokenizer(error.to_string()))?;
-        let Weights { builder: vb, info } = Weights::open(dir, config.layout, dtype, device)?;
+        let weights = Weights::open(dir, config.layout, dtype, device)?;
+        let Weights { builder: vb, info, weight_use } = weights;
         let parts = config.layout.parts(config.encoder.model_type, &vb);
         let hidden = config.encoder.hidden_size;
         // What decides between labels is small: it stays exact whatever the encoder's type.
@@ -100,7 +114,7 @@ impl TransformerTagger {
         let fine = (!config.fine_labels.is_empty()).then(|| {
             FineHead::load(&config.fine_labels, hidden, labels.types().len(), &exact.pp("fine"))
         });
-        Ok(Self {
+        let tagger = Self {
             preprocessor: Preprocessor::new(tokenizer, &config)?,
             encoder: Encoder::load(&config.encoder, &parts.encoder)?,
             linear: linear(hidden, labels.count(), parts.linear.to_dtype(DType::F32))?,
@@ -113,7 +127,8 @@ impl TransformerTagger {
             config,
             device: device.clone(),
             info,
-        })
+        };
+        Ok((tagger, weight_use))
     }
 
     /// Emissions and best labels of inputs that are already split to words.

@@ -75,7 +75,7 @@ impl Conv2d {
         travel: Travel,
         activation: Activation,
     ) -> Result<Self> {
-        let pack = fused(weight) && activation.cuts() && !cfg!(unoptimised);
+        let pack = fused(weight) && !cfg!(unoptimised);
         Self::stored(weight, bias, (travel, activation), pack)
     }
 
@@ -108,7 +108,7 @@ impl Conv2d {
     /// A tensor operation failed.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match &self.filters {
-            Filters::Packed(_) => x.contiguous()?.apply_op1_no_bwd(self),
+            Filters::Packed(_) => self.activation.finish(x.contiguous()?.apply_op1_no_bwd(self)?),
             Filters::Plain(weight, bias) => {
                 bias_activate(self.convolve(x, weight)?, bias, self.activation)
             }
@@ -121,7 +121,10 @@ impl Conv2d {
     /// A tensor operation failed.
     pub fn forward_onto(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
         match &self.filters {
-            Filters::Packed(_) => x.contiguous()?.apply_op2_no_bwd(&residual.contiguous()?, self),
+            Filters::Packed(_) => {
+                let y = x.contiguous()?.apply_op2_no_bwd(&residual.contiguous()?, self)?;
+                self.activation.finish(y)
+            }
             Filters::Plain(weight, bias) => {
                 let y = self.convolve(x, weight)?.broadcast_add(bias)?;
                 self.activation.apply(&(y + residual)?)

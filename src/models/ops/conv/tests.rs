@@ -35,11 +35,12 @@ proptest! {
     fn every_form_is_candles_convolution(
         batch in 1..4usize, input in 1..20usize, out in 1..50usize,
         height in 1..12usize, width in 1..12usize, kernel in 1..5usize, stride in 1..4usize,
-        before in 0..3usize, after in 0..3usize, kind in 0..3usize,
+        before in 0..3usize, after in 0..3usize, kind in 0..4usize,
     ) {
         let travel = Travel { stride, before, after };
         prop_assume!(height + before + after >= kernel && width + before + after >= kernel);
-        let activation = [Activation::None, Activation::Relu, Activation::Relu6][kind];
+        let all = [Activation::None, Activation::Relu, Activation::Relu6, Activation::Gelu];
+        let activation = all[kind];
         let weight = random(&[out, input, kernel, kernel]);
         let bias = random(&[out]);
         let x = random(&[batch, height, width, input]);

@@ -14,7 +14,7 @@ use rows::Row;
 /// A depthwise convolution with bias and activation, channels-last.
 ///
 /// Padding is TensorFlow's "SAME": at stride 1 as much on both sides; at stride 2 an even side gets
-/// the odd row below and the odd column on the right.
+/// the odd row below and the odd column on the right. [`Depthwise::centred`] is PyTorch's instead.
 #[derive(Debug, Clone)]
 pub struct Depthwise {
     /// `[kernel², channels]`.
@@ -24,6 +24,7 @@ pub struct Depthwise {
     kernel: usize,
     stride: usize,
     activation: Activation,
+    centred: bool,
 }
 
 impl Depthwise {
@@ -46,7 +47,12 @@ impl Depthwise {
             return Err(Error::msg("depthwise: stride must be 1 or 2"));
         }
         let taps = weight.flatten_from(1)?.t()?.force_contiguous()?;
-        Ok(Self { taps, bias, kernel, stride, activation })
+        Ok(Self { taps, bias, kernel, stride, activation, centred: false })
+    }
+
+    /// With half a kernel of zeros on every side, whatever the stride.
+    pub fn centred(self) -> Self {
+        Self { centred: true, ..self }
     }
 
     /// `[batch, height, width, channels]` to `[batch, ⌈height/stride⌉, ⌈width/stride⌉, channels]`.
@@ -54,8 +60,8 @@ impl Depthwise {
     /// # Errors
     /// A tensor operation failed.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if fused(x) && self.activation.cuts() && !cfg!(unoptimised) {
-            return self.forward_fused(x);
+        if fused(x) && !cfg!(unoptimised) {
+            return self.activation.finish(self.forward_fused(x)?);
         }
         let exact = match x.dtype() {
             DType::F16 | DType::BF16 => DType::F32,
@@ -106,6 +112,9 @@ impl Depthwise {
 
     /// Zeros before a side of this length.
     fn padding(&self, side: usize) -> usize {
+        if self.centred {
+            return self.kernel / 2;
+        }
         let out = side.div_ceil(self.stride);
         let total = ((out.max(1) - 1) * self.stride + self.kernel).saturating_sub(side);
         total / 2
@@ -198,8 +207,10 @@ mod tests {
         let weight = layer.taps.flatten_all()?.to_vec1::<f32>()?;
         let bias = layer.bias.to_vec1::<f32>()?;
         let x = x.flatten_all()?.to_vec1::<f32>()?;
-        let before =
-            |side: usize| ((side.div_ceil(s) - 1) * s + k).saturating_sub(side) as isize / 2;
+        let before = |side: usize| match layer.centred {
+            true => (k / 2) as isize,
+            false => ((side.div_ceil(s) - 1) * s + k).saturating_sub(side) as isize / 2,
+        };
         let (rows, columns) = (height.div_ceil(s), width.div_ceil(s));
         let outputs = (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column)));
         let mut out = Vec::new();
@@ -249,13 +260,16 @@ mod tests {
         fn fused_and_composed_are_the_definition(
             batch in 1..3usize, channels in 1..90usize, height in 1..14usize, width in 1..14usize,
             half in 0..3usize, stride in 1..3usize, relu6 in any::<bool>(),
+            centred in any::<bool>(),
         ) {
             let cpu = Device::Cpu;
             let kernel = 2 * half + 1;
             let weight = Tensor::randn(0f32, 1.0, (channels, 1, kernel, kernel), &cpu).unwrap();
             let bias = Tensor::randn(0f32, 1.0, channels, &cpu).unwrap();
             let activation = if relu6 { Activation::Relu6 } else { Activation::None };
+            let placed = |layer: Depthwise| if centred { layer.centred() } else { layer };
             let layer = Depthwise::new(&weight, bias.clone(), stride, activation).unwrap();
+            let layer = placed(layer);
             let x = Tensor::randn(0f32, 1.0, (batch, height, width, channels), &cpu).unwrap();
             let expected = plain(&x, &layer).unwrap();
             prop_assert!(near(&layer.forward_fused(&x).unwrap(), &expected, 1e-4).unwrap());
@@ -263,7 +277,7 @@ mod tests {
             // The composed form, which GPUs take, in double precision here.
             let double = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
             let layer = Depthwise::new(&double(&weight), double(&bias), stride, activation).unwrap();
-            prop_assert!(near(&layer.forward(&double(&x)).unwrap(), &expected, 1e-4).unwrap());
+            prop_assert!(near(&placed(layer).forward(&double(&x)).unwrap(), &expected, 1e-4).unwrap());
         }
 
         /// Half precision rounds what goes in and what comes out, not the sum between.
