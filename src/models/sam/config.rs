@@ -196,13 +196,10 @@ impl Config {
             .to_vec(),
             ImageEncoderConfig::TinyVit(encoder) => {
                 let fit = |(&dim, &heads): (&usize, &usize)| divides(heads, dim);
-                let attending = encoder.embed_dims.iter().zip(&encoder.num_heads).skip(1);
+                let mut attending = encoder.embed_dims.iter().zip(&encoder.num_heads).skip(1);
                 [
                     (divides(STRIDE, self.image_size), "image_size is no multiple of 16"),
-                    (
-                        attending.map(fit).all(|fits| fits),
-                        "embed_dims are no multiples of num_heads",
-                    ),
+                    (attending.all(fit), "embed_dims are no multiples of num_heads"),
                     (encoder.embed_dims[0] > 1, "embed_dims begin too small"),
                     (!encoder.window_sizes[1..].contains(&0), "window_sizes hold a 0"),
                     (encoder.mlp_ratio >= 1.0, "mlp_ratio is too small"),

@@ -196,7 +196,7 @@ impl HuggingFaceNames {
         const SHARED: &str = "shared_image_embedding.positional_embedding";
         const PROMPTS: &str = "prompt_encoder.shared_embedding.positional_embedding";
         let shared = names.clone().any(|name| name == SHARED);
-        names.any(|name| name.starts_with(ENCODER)).then(|| Self {
+        names.any(|name| name.starts_with(ENCODER)).then_some(Self {
             iou_head_depth: config.iou_head_depth,
             frequencies: if shared { SHARED } else { PROMPTS },
         })
