@@ -41,10 +41,17 @@ impl DeviceName {
     /// When the GPU cannot be opened.
     pub fn open(self) -> anyhow::Result<Device> {
         let device = match self {
-            Self::Auto => Device::cuda_if_available(0).context("cannot open the first GPU")?,
-            Self::Cpu => Device::Cpu,
+            Self::Auto if ops::has_gpu() => {
+                Device::new_cuda(0).context("cannot open the first GPU")?
+            }
+            Self::Auto | Self::Cpu => Device::Cpu,
             Self::Cuda(ordinal) => Device::new_cuda(ordinal).with_context(|| {
-                format!("cannot open cuda:{ordinal} (built with --features cuda?)")
+                let hint = if cfg!(feature = "cuda") {
+                    "does nvidia-smi list it?"
+                } else {
+                    "this riveg was built without --features cuda"
+                };
+                format!("cannot open cuda:{ordinal}: {hint}")
             })?,
         };
         ops::keep_freed_memory(&device).context("cannot set up the GPU's memory")?;

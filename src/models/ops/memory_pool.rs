@@ -1,6 +1,14 @@
-//! Memory on NVIDIA GPUs.
+//! NVIDIA GPUs: whether there is one, and its memory.
 
 use candle_core::{Device, Result};
+
+/// Whether this build can use GPUs and the machine has one, be it in order or not.
+pub fn has_gpu() -> bool {
+    #[cfg(feature = "cuda")]
+    return cuda::has_gpu();
+    #[cfg(not(feature = "cuda"))]
+    false
+}
 
 /// Lets the driver's pool keep what was freed. By default it gives all of it back whenever a stream
 /// is waited for, that is, after every batch, and the next batch asks for it anew. Does nothing on
@@ -32,9 +40,17 @@ pub fn free_memory(device: &Device) -> Result<Option<u64>> {
 #[allow(unsafe_code)]
 mod cuda {
     use candle_core::cuda_backend::WrapErr;
+    use candle_core::cuda_backend::cudarc::driver::CudaContext;
     use candle_core::cuda_backend::cudarc::driver::result::{device, mem_pool};
-    use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute;
+    use candle_core::cuda_backend::cudarc::driver::sys::{CUmemPool_attribute, CUresult};
     use candle_core::{CudaDevice, Result};
+
+    pub(super) fn has_gpu() -> bool {
+        match CudaContext::device_count() {
+            Ok(count) => count > 0,
+            Err(error) => error.0 != CUresult::CUDA_ERROR_NO_DEVICE,
+        }
+    }
 
     pub(super) fn free_memory(on: &CudaDevice) -> Result<u64> {
         let (free, _) = on.cuda_stream().context().mem_get_info().w()?;

@@ -25,7 +25,7 @@ pub use conv::{Conv2d, Travel};
 pub use depthwise::Depthwise;
 pub use gemm::{Storage, int8_scales, to_int8};
 pub use linear::{Linear, WEIGHT_SCALE, activation_type, linear_storage};
-pub use memory_pool::{free_memory, keep_freed_memory};
+pub use memory_pool::{free_memory, has_gpu, keep_freed_memory};
 pub use norm::LayerNorm;
 pub use pool::max_pool_of_positive;
 pub use softmax::softmax_f32;
