@@ -91,12 +91,13 @@ impl PackedLinear {
         let packed = product.pack(x);
         let mut y = Vec::with_capacity(rows * outputs);
         let to = Target(y.as_mut_ptr());
-        let block_rows = rows.div_ceil(BLOCK_ROWS);
-        let parts = product.parts(block_rows);
+        let block_rows = product.block_rows();
+        let blocks = rows.div_ceil(block_rows);
+        let parts = product.parts(blocks);
         let task = |index: usize| {
-            let first = index / parts * BLOCK_ROWS;
+            let first = index / parts * block_rows;
             let block = Block {
-                rows: (first, BLOCK_ROWS.min(rows - first)),
+                rows: (first, block_rows.min(rows - first)),
                 panels: product.panels_of(index % parts, parts),
             };
             // SAFETY: tasks write different rows or columns of a buffer of `rows · outputs`
@@ -104,9 +105,9 @@ impl PackedLinear {
             unsafe { product.block(&packed[first * inputs..], &block, to) };
         };
         if rows * inputs * outputs < SERIAL {
-            (0..block_rows * parts).for_each(task);
+            (0..blocks * parts).for_each(task);
         } else {
-            (0..block_rows * parts).into_par_iter().with_max_len(1).for_each(task);
+            (0..blocks * parts).into_par_iter().with_max_len(1).for_each(task);
         }
         // SAFETY: the tasks have written every row and every column.
         unsafe { y.set_len(rows * outputs) };
@@ -148,6 +149,12 @@ impl<'a> Product<'a> {
         Ok(Self { layer, rows, addend })
     }
 
+    /// Rows of a task: as many in each as can be, so that no core waits for a larger one.
+    fn block_rows(&self) -> usize {
+        let blocks = self.rows.div_ceil(BLOCK_ROWS).max(1);
+        self.rows.div_ceil(blocks).next_multiple_of(self.layer.weights.isa.rows())
+    }
+
     /// Inputs that are summed at a time.
     fn depth(&self) -> usize {
         let inputs = self.layer.weights.inputs;
@@ -161,8 +168,8 @@ impl<'a> Product<'a> {
         let (inputs, height) = (self.layer.weights.inputs, self.layer.weights.isa.rows());
         let depth = self.depth();
         let mut packed = vec![0.0; x.len()];
-        let blocks = x.par_chunks(BLOCK_ROWS * inputs);
-        blocks.zip(packed.par_chunks_mut(BLOCK_ROWS * inputs)).for_each(|(x, packed)| {
+        let block = self.block_rows() * inputs;
+        x.par_chunks(block).zip(packed.par_chunks_mut(block)).for_each(|(x, packed)| {
             let rows = x.len() / inputs;
             packed.par_chunks_mut(rows * depth).enumerate().for_each(|(step, packed)| {
                 let (first, depth) = (step * depth, packed.len() / rows);
@@ -173,10 +180,13 @@ impl<'a> Product<'a> {
         packed
     }
 
-    /// Into how many parts the columns are split, so that every core has work.
-    fn parts(&self, row_blocks: usize) -> usize {
+    /// Into how many parts the columns are split, so that every core has work, and as much.
+    fn parts(&self, blocks: usize) -> usize {
         let panels = self.layer.weights.outputs.div_ceil(self.layer.weights.isa.columns());
-        (4 * rayon::current_num_threads()).div_ceil(row_blocks).clamp(1, panels.max(1))
+        let threads = rayon::current_num_threads();
+        let least = (4 * threads).div_ceil(blocks);
+        let even = (least..least + threads).find(|parts| (parts * blocks).is_multiple_of(threads));
+        even.unwrap_or(least).clamp(1, panels.max(1))
     }
 
     /// The panels of one of `parts` parts.
