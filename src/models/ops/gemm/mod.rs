@@ -27,8 +27,9 @@ pub use panels::{Storage, int8_scales, to_int8};
 
 /// Inputs that are summed at a time: a panel of weights then stays in the first cache.
 const DEPTH: usize = 384;
-/// Rows of a task: a multiple of both tile heights, so that a block of them stays in the second.
-const BLOCK_ROWS: usize = 240;
+/// Rows of a task: a multiple of both tile heights, so that a block of them (400 kB) stays in the
+/// second.
+const BLOCK_ROWS: usize = 264;
 /// Products of fewer multiplications than this run on the calling thread.
 const SERIAL: usize = 1 << 17;
 
@@ -163,13 +164,15 @@ impl<'a> Product<'a> {
 
     /// Blocks of rows, in each the inputs that are summed at a time, in these panels of a tile's
     /// height, the last as high as what is left: so a task reads one stretch of memory. (Panels of
-    /// all inputs lie a multiple of 4096 bytes apart and push each other out of the cache.)
+    /// all inputs lie a multiple of 4096 bytes apart and push each other out of the cache.) Memory
+    /// is not zeroed first: for large blocks the allocator asks the system for zeros, page by page.
     fn pack(&self, x: &[f32]) -> Vec<f32> {
         let (inputs, height) = (self.layer.weights.inputs, self.layer.weights.isa.rows());
         let depth = self.depth();
-        let mut packed = vec![0.0; x.len()];
+        let mut packed = Vec::with_capacity(x.len());
         let block = self.block_rows() * inputs;
-        x.par_chunks(block).zip(packed.par_chunks_mut(block)).for_each(|(x, packed)| {
+        let to = &mut packed.spare_capacity_mut()[..x.len()];
+        x.par_chunks(block).zip(to.par_chunks_mut(block)).for_each(|(x, packed)| {
             let rows = x.len() / inputs;
             packed.par_chunks_mut(rows * depth).enumerate().for_each(|(step, packed)| {
                 let (first, depth) = (step * depth, packed.len() / rows);
@@ -177,6 +180,8 @@ impl<'a> Product<'a> {
                 panels.for_each(|(panel, x)| pack_rows(x, inputs, (first, depth), panel));
             });
         });
+        // SAFETY: every value of `x` has been written to its place, one to each.
+        unsafe { packed.set_len(x.len()) };
         packed
     }
 

@@ -3,6 +3,8 @@
 //! Weights lie in panels of as many outputs as a tile has columns, rows of `x` in panels of as many
 //! rows as a tile has; inside a panel, what belongs to one input lies together.
 
+use std::mem::MaybeUninit;
+
 use rayon::prelude::*;
 
 use crate::models::ops::simd::Isa;
@@ -125,12 +127,13 @@ pub fn to_int8(value: f32, scale: f32) -> i8 {
     (value / scale).round() as i8
 }
 
-/// Packs `depth` inputs from `first` on of the rows `x`, `[n, inputs]`, into `panel`, `[depth, n]`.
+/// Packs `depth` inputs from `first` on of the rows `x`, `[n, inputs]`, into `panel`, `[depth, n]`,
+/// every value of which it writes.
 pub(super) fn pack_rows(
     x: &[f32],
     inputs: usize,
     (first, depth): (usize, usize),
-    panel: &mut [f32],
+    panel: &mut [MaybeUninit<f32>],
 ) {
     /// Inputs at a time, so that both sides stay in the cache's first level.
     const BLOCK: usize = 16;
@@ -142,7 +145,7 @@ pub(super) fn pack_rows(
             for (column, &value) in
                 columns.chunks_exact_mut(rows).zip(&values[first + start..first + end])
             {
-                column[row] = value;
+                column[row].write(value);
             }
         }
     }
@@ -165,10 +168,14 @@ mod tests {
 
     #[test]
     fn rows_are_packed_input_by_input() {
-        let (x, mut panel) = ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], vec![0.0; 6]);
-        pack_rows(&x, 3, (0, 3), &mut panel);
-        assert_eq!(panel, [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
-        pack_rows(&x, 3, (1, 2), &mut panel[..4]);
-        assert_eq!(panel[..4], [2.0, 5.0, 3.0, 6.0]);
+        let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        let packed = |(first, depth): (usize, usize)| {
+            let mut panel = vec![MaybeUninit::new(f32::NAN); 2 * depth];
+            pack_rows(&x, 3, (first, depth), &mut panel);
+            // SAFETY: they were numbers from the start.
+            panel.into_iter().map(|value| unsafe { value.assume_init() }).collect::<Vec<f32>>()
+        };
+        assert_eq!(packed((0, 3)), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+        assert_eq!(packed((1, 2)), [2.0, 5.0, 3.0, 6.0]);
     }
 }
