@@ -6,7 +6,7 @@ use candle_nn::{Embedding, Module, VarBuilder, linear};
 use super::attention::{Attention, FeedForward, KeyValues, apply, norm, optional_norm};
 use super::config::Config;
 use super::encoder::{EncoderOutput, Positions, tables};
-use super::position::{AbsoluteBias, RelativeTables, token_buckets};
+use super::position::{AbsoluteBias, TokenTables};
 use crate::models::Result;
 use crate::models::ops::{LayerNorm, activation_type};
 
@@ -136,11 +136,10 @@ pub struct Decoder {
     norm: LayerNorm,
     self_positions: AbsoluteBias,
     cross_positions: AbsoluteBias,
-    token_tables: RelativeTables,
+    token_tables: TokenTables,
     /// Position embeddings added to the inputs, `[positions, d_model]`, where the checkpoint was
     /// trained so.
     entangled: Option<Tensor>,
-    bucket_size: usize,
 }
 
 impl Decoder {
@@ -169,6 +168,7 @@ impl Decoder {
         let cross_key = (&cross_k, &source.normalised);
         let layers = (0..config.decoder_layers).map(|i| Layer::new(config, &vb.pp("layers").pp(i)));
         let shape = (2 * config.token_bucket_size - 1, heads);
+        let tables = tables(config.decoder_layers, shape, &kept.pp("token_rel_pos_table_list"))?;
         let entangle = config.entangle_decoder_positions;
         Ok(Self {
             tokens,
@@ -182,13 +182,8 @@ impl Decoder {
                 kept.dtype(),
             )?,
             cross_positions: AbsoluteBias::new((&cross_q, &own), cross_key, heads, kept.dtype())?,
-            token_tables: tables(
-                config.decoder_layers,
-                shape,
-                &kept.pp("token_rel_pos_table_list"),
-            )?,
+            token_tables: TokenTables::new(tables, config.token_bucket_size)?,
             entangled: entangle.then(|| raw.to_dtype(kept.dtype())).transpose()?,
-            bucket_size: config.token_bucket_size,
         })
     }
 
@@ -224,14 +219,17 @@ impl Decoder {
         }
         let mut x = self.embedding_norm.forward(&x)?;
         let absolute = self.self_positions.block((seen, new), (0, seen + new))?;
-        let absolute = absolute.broadcast_add(&causal_mask(seen, new, &absolute)?)?;
+        let absolute = match new {
+            // Nothing is later.
+            1 => absolute,
+            _ => absolute.broadcast_add(&causal_mask(seen, new, &absolute)?)?,
+        };
         let cross = self.cross_positions.block((seen, new), (0, state.source))?;
         let cross = cross.unsqueeze(0)?.unsqueeze(2)?;
-        let buckets = token_buckets(seen, new, self.bucket_size, ids.device())?;
+        let relative = self.token_tables.rows(seen, new)?;
         for (index, (layer, cache)) in self.layers.iter().zip(&mut state.layers).enumerate() {
-            let relative = self.token_tables.bias(index, &buckets, (new, seen + new))?;
             let bias = PassBias {
-                own: (&absolute + relative)?,
+                own: (&absolute + relative.bias(index)?)?,
                 cross: &cross,
                 source_mask: state.source_mask.as_ref(),
             };

@@ -6,7 +6,7 @@ use candle_nn::{Embedding, Module, VarBuilder, linear};
 use super::attention::{Attention, FeedForward, apply, norm, optional_norm};
 use super::config::Config;
 use super::position::{
-    AbsoluteBias, RelativeTables, image_buckets, image_position_ids, token_buckets,
+    AbsoluteBias, RelativeTables, TokenRows, TokenTables, image_buckets, image_position_ids,
 };
 use super::resnet::Trunk;
 use crate::models::ops::{LayerNorm, Linear, activation_type};
@@ -151,7 +151,7 @@ pub struct Encoder {
     norm: LayerNorm,
     positions: Positions,
     absolute: AbsoluteBias,
-    token_tables: RelativeTables,
+    token_tables: TokenTables,
     image_tables: RelativeTables,
     image_buckets: Tensor,
     /// Absolute bias among image tokens, `[heads, image, image]`.
@@ -159,7 +159,6 @@ pub struct Encoder {
     /// The sum of the above and each layer's relative bias, unless too large to keep.
     image_bias: Vec<Tensor>,
     entangle: bool,
-    bucket_size: usize,
 }
 
 impl Encoder {
@@ -208,10 +207,9 @@ impl Encoder {
             image_bias: Vec::new(),
             positions,
             absolute,
-            token_tables,
+            token_tables: TokenTables::new(token_tables, config.token_bucket_size)?,
             image_tables,
             entangle: config.entangle_encoder_positions,
-            bucket_size: config.token_bucket_size,
         };
         encoder.store_image_bias()?;
         Ok(encoder)
@@ -309,35 +307,31 @@ impl Encoder {
             Some(stored) => stored.clone(),
             None => self.compute_image_bias(layer)?,
         };
-        let n = blocks.longest;
-        let relative = self.token_tables.bias(layer, &blocks.buckets, (n, n))?;
-        let text = (&blocks.text_text + relative)?;
+        let text = (&blocks.text_text + blocks.relative.bias(layer)?)?;
         let top = Tensor::cat(&[&image, &blocks.image_text], 2)?;
         let bottom = Tensor::cat(&[&blocks.text_image, &text], 2)?;
         Ok(Tensor::cat(&[top, bottom], 1)?)
     }
 }
 
-/// The parts of the absolute bias that a text takes part in, named query first.
-struct TextBias {
+/// The parts of the absolute bias that a text takes part in, named query first, and the relative
+/// bias among its tokens.
+struct TextBias<'a> {
     image_text: Tensor,
     text_image: Tensor,
     text_text: Tensor,
-    buckets: Tensor,
-    longest: usize,
+    relative: TokenRows<'a>,
 }
 
-impl TextBias {
-    fn new(encoder: &Encoder, longest: usize) -> Result<Self> {
+impl<'a> TextBias<'a> {
+    fn new(encoder: &'a Encoder, longest: usize) -> Result<Self> {
         let image = (0, encoder.positions.image);
         let text = (encoder.positions.image, longest);
-        let device = encoder.image_absolute.device();
         Ok(Self {
             image_text: encoder.absolute.block(image, text)?,
             text_image: encoder.absolute.block(text, image)?,
             text_text: encoder.absolute.block(text, text)?,
-            buckets: token_buckets(0, longest, encoder.bucket_size, device)?,
-            longest,
+            relative: encoder.token_tables.rows(0, longest)?,
         })
     }
 }

@@ -7,6 +7,9 @@ use crate::models::Result;
 
 /// Distance at which the logarithmic token buckets end, in every published configuration.
 const MAX_DISTANCE: usize = 1024;
+/// Tokens of a text up to which its bias is computed at load: longer than most prompts are, and
+/// 12 MiB for OFA-large in f32.
+const STORED_TOKENS: usize = 128;
 
 /// Bucket of the token distance `query − key`: exact up to `size / 2`, logarithmic beyond, in
 /// `0..2 * size − 1`.
@@ -71,14 +74,68 @@ impl RelativeTables {
     }
 }
 
-/// Buckets between the tokens `first..first + rows` and the tokens `0..first + rows` of a text:
-/// `[rows * (first + rows)]`.
-pub(super) fn token_buckets(
+/// Relative positions among the tokens of a text: per layer, a bias on attention scores that depends
+/// on how far two tokens are apart.
+#[derive(Debug)]
+pub(super) struct TokenTables {
+    tables: RelativeTables,
+    bucket_size: usize,
+    /// Each layer's bias among the first [`STORED_TOKENS`]: `[heads, tokens, tokens]`.
+    stored: Vec<Tensor>,
+}
+
+impl TokenTables {
+    /// Computes the bias of texts of common length, so that a call neither looks it up nor uploads
+    /// buckets.
+    pub(super) fn new(tables: RelativeTables, bucket_size: usize) -> Result<Self> {
+        let device = tables.layers.first().map_or(&Device::Cpu, Tensor::device);
+        let buckets = token_buckets(0, STORED_TOKENS, bucket_size, device)?;
+        let all = (STORED_TOKENS, STORED_TOKENS);
+        let layers = 0..tables.layers.len();
+        let stored =
+            layers.map(|layer| tables.bias(layer, &buckets, all)).collect::<Result<_>>()?;
+        Ok(Self { tables, bucket_size, stored })
+    }
+
+    /// What all layers need for the tokens `first..first + rows`, which see all before them too.
+    pub(super) fn rows(&self, first: usize, rows: usize) -> Result<TokenRows<'_>> {
+        let buckets = if first + rows <= STORED_TOKENS {
+            None
+        } else {
+            let device = self.tables.layers[0].device();
+            Some(token_buckets(first, rows, self.bucket_size, device)?)
+        };
+        Ok(TokenRows { tables: self, first, rows, buckets })
+    }
+}
+
+/// Some rows of [`TokenTables`].
+#[derive(Debug)]
+pub(super) struct TokenRows<'a> {
+    tables: &'a TokenTables,
     first: usize,
     rows: usize,
-    size: usize,
-    device: &Device,
-) -> Result<Tensor> {
+    /// Where nothing is stored for so long a text.
+    buckets: Option<Tensor>,
+}
+
+impl TokenRows<'_> {
+    /// A layer's bias: `[heads, rows, first + rows]`.
+    pub(super) fn bias(&self, layer: usize) -> Result<Tensor> {
+        let end = self.first + self.rows;
+        match &self.buckets {
+            Some(buckets) => self.tables.tables.bias(layer, buckets, (self.rows, end)),
+            None => {
+                let rows = self.tables.stored[layer].narrow(1, self.first, self.rows)?;
+                Ok(rows.narrow(2, 0, end)?)
+            }
+        }
+    }
+}
+
+/// Buckets between the tokens `first..first + rows` and the tokens `0..first + rows` of a text:
+/// `[rows * (first + rows)]`.
+fn token_buckets(first: usize, rows: usize, size: usize, device: &Device) -> Result<Tensor> {
     let end = first + rows;
     let buckets: Vec<u32> = (first..end)
         .flat_map(|q| (0..end).map(move |k| token_bucket(q as i64 - k as i64, size)))
@@ -187,5 +244,25 @@ mod tests {
         assert_eq!(all, [3, 2, 1, 4, 3, 2, 5, 4, 3]);
         let last = token_buckets(2, 1, 4, &Device::Cpu).unwrap().to_vec1::<u32>().unwrap();
         assert_eq!(last, all[6..]);
+    }
+
+    #[test]
+    fn stored_rows_are_those_that_a_longer_text_computes() {
+        let table =
+            |layer: f32| Tensor::arange(0f32, 14., &Device::Cpu).unwrap().affine(1., layer.into());
+        let layers = [0.5, 0.25].map(|layer| table(layer).unwrap().reshape((7, 2)).unwrap());
+        let tables = TokenTables::new(RelativeTables::new(layers.to_vec()).unwrap(), 4).unwrap();
+        let long = tables.rows(0, STORED_TOKENS + 1).unwrap();
+        assert!(long.buckets.is_some());
+        for (first, rows) in [(0, 5), (3, 1), (STORED_TOKENS - 2, 2)] {
+            let short = tables.rows(first, rows).unwrap();
+            assert!(short.buckets.is_none());
+            for layer in 0..2 {
+                let expected = long.bias(layer).unwrap().narrow(1, first, rows).unwrap();
+                let expected = expected.narrow(2, 0, first + rows).unwrap();
+                let expected = expected.to_vec3::<f32>().unwrap();
+                assert_eq!(short.bias(layer).unwrap().to_vec3::<f32>().unwrap(), expected);
+            }
+        }
     }
 }
