@@ -121,7 +121,8 @@ impl Linear {
                 let host = |t: &Tensor| t.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
                 let (weight, bias) = (host(weight)?, bias.map(host).transpose()?);
                 let weight = (weight.as_slice(), inputs);
-                let packed = PackedLinear::new(weight, bias.as_deref(), activation, (storage, isa));
+                let stored = (storage.fastest_on(isa), isa);
+                let packed = PackedLinear::new(weight, bias.as_deref(), activation, stored);
                 Form::Packed(Arc::new(packed))
             }
             _ => {

@@ -16,11 +16,45 @@ const AHEAD: usize = 16;
 
 /// What weights are stored as.
 pub(in crate::models::ops) trait Stored: Copy + Sync {
-    /// A vector of them, as `f32`.
+    /// Whether inputs are pairs of `bf16` too, in the place of an `f32` each.
+    const PAIRS: bool = false;
+
+    /// A vector of them, as [`Stored::multiply`] takes them.
     ///
     /// # Safety
     /// See [`Lanes`].
     unsafe fn widen<L: Lanes>(from: *const Self) -> L;
+
+    /// `value · weights + sum`.
+    ///
+    /// # Safety
+    /// See [`Lanes`].
+    #[inline(always)]
+    unsafe fn multiply<L: Lanes>(value: L, weights: L, sum: L) -> L {
+        // SAFETY: passed on to the caller.
+        unsafe { value.fma(weights, sum) }
+    }
+}
+
+/// Two `bf16`, the first in the lower half: the weights of two inputs, which are multiplied at once.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(transparent)]
+pub(in crate::models::ops) struct Pair(pub(in crate::models::ops) u32);
+
+impl Stored for Pair {
+    const PAIRS: bool = true;
+
+    #[inline(always)]
+    unsafe fn widen<L: Lanes>(from: *const Self) -> L {
+        // SAFETY: passed on to the caller.
+        unsafe { L::load(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply<L: Lanes>(value: L, weights: L, sum: L) -> L {
+        // SAFETY: passed on to the caller.
+        unsafe { value.fma_pairs(weights, sum) }
+    }
 }
 
 impl Stored for f32 {
@@ -88,7 +122,7 @@ pub(in crate::models::ops) struct Finish {
 /// Computes a tile; sums that are not finished yet have no `finish`.
 ///
 /// # Safety
-/// The processor has `isa`, and the pointers are valid for what [`Tile`] and [`Finish`] say.
+/// The processor has `isa`, for pairs also [`Isa::multiplies_pairs`], and the pointers are valid for what [`Tile`] and [`Finish`] say.
 #[inline]
 pub(in crate::models::ops) unsafe fn compute<W: Stored>(
     isa: Isa,
@@ -100,6 +134,8 @@ pub(in crate::models::ops) unsafe fn compute<W: Stored>(
         match isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => compute_avx2(tile, finish),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 if W::PAIRS => compute_avx512_bf16(tile, finish),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => compute_avx512(tile, finish),
         }
@@ -131,6 +167,20 @@ unsafe fn compute_avx2<W: Stored>(tile: &Tile<W>, finish: Option<&Finish>) {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 unsafe fn compute_avx512<W: Stored>(tile: &Tile<W>, finish: Option<&Finish>) {
+    // SAFETY: passed on to the caller.
+    unsafe { compute_16_lanes(tile, finish) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn compute_avx512_bf16<W: Stored>(tile: &Tile<W>, finish: Option<&Finish>) {
+    // SAFETY: passed on to the caller.
+    unsafe { compute_16_lanes(tile, finish) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn compute_16_lanes<W: Stored>(tile: &Tile<W>, finish: Option<&Finish>) {
     // SAFETY: passed on to the caller.
     unsafe {
         if let Some(apart) = tile.apart {
@@ -211,8 +261,8 @@ unsafe fn step<L: Lanes, W: Stored, const ROWS: usize>(
         let high = W::widen::<L>(right.add(L::WIDTH));
         for (row, sums) in sums.iter_mut().enumerate() {
             let value = L::splat(*left.add(row));
-            sums[0] = value.fma(low, sums[0]);
-            sums[1] = value.fma(high, sums[1]);
+            sums[0] = W::multiply(value, low, sums[0]);
+            sums[1] = W::multiply(value, high, sums[1]);
         }
     }
 }
@@ -236,8 +286,8 @@ unsafe fn apart_sums<L: Lanes, W: Stored, const ROWS: usize>(
             let high = W::widen::<L>(right.add(L::WIDTH));
             for (row, sums) in sums.iter_mut().enumerate() {
                 let value = L::splat(*tile.left.add(row * apart + step));
-                sums[0] = value.fma(low, sums[0]);
-                sums[1] = value.fma(high, sums[1]);
+                sums[0] = W::multiply(value, low, sums[0]);
+                sums[1] = W::multiply(value, high, sums[1]);
             }
             right = right.add(2 * L::WIDTH);
         }

@@ -25,8 +25,8 @@ use panels::{PackedWeights, Panels, pack_rows};
 
 pub use panels::{Storage, int8_scales, to_int8};
 
-/// Inputs that are summed at a time: a panel of weights then stays in the first cache.
-const DEPTH: usize = 384;
+/// Weights of a panel that are used at a time, 24 KiB: they then stay in the first cache.
+const PANEL: usize = 6144;
 /// Rows of a task: a multiple of both tile heights, so that a block of them (400 kB) stays in the
 /// second.
 const BLOCK_ROWS: usize = 264;
@@ -89,7 +89,7 @@ impl PackedLinear {
         if rows == 0 {
             return Ok(Vec::new());
         }
-        let packed = product.pack(x);
+        let packed = product.pack(&self.weights.steps_of(x));
         let mut y = Vec::with_capacity(rows * outputs);
         let to = Target(y.as_mut_ptr());
         let block_rows = product.block_rows();
@@ -103,7 +103,7 @@ impl PackedLinear {
             };
             // SAFETY: tasks write different rows or columns of a buffer of `rows · outputs`
             // values; the block's rows start at a multiple of the tile's height.
-            unsafe { product.block(&packed[first * inputs..], &block, to) };
+            unsafe { product.block(&packed[first * self.weights.steps..], &block, to) };
         };
         if rows * inputs * outputs < SERIAL {
             (0..blocks * parts).for_each(task);
@@ -156,28 +156,28 @@ impl<'a> Product<'a> {
         self.rows.div_ceil(blocks).next_multiple_of(self.layer.weights.isa.rows())
     }
 
-    /// Inputs that are summed at a time.
+    /// Steps that are summed at a time.
     fn depth(&self) -> usize {
-        let inputs = self.layer.weights.inputs;
-        inputs.div_ceil(inputs.div_ceil(DEPTH))
+        let PackedWeights { steps, isa, .. } = self.layer.weights;
+        steps.div_ceil(steps.div_ceil(PANEL / isa.columns()))
     }
 
-    /// Blocks of rows, in each the inputs that are summed at a time, in these panels of a tile's
+    /// Blocks of rows, in each the steps that are summed at a time, in these panels of a tile's
     /// height, the last as high as what is left: so a task reads one stretch of memory. (Panels of
     /// all inputs lie a multiple of 4096 bytes apart and push each other out of the cache.) Memory
     /// is not zeroed first: for large blocks the allocator asks the system for zeros, page by page.
     fn pack(&self, x: &[f32]) -> Vec<f32> {
-        let (inputs, height) = (self.layer.weights.inputs, self.layer.weights.isa.rows());
+        let (steps, height) = (self.layer.weights.steps, self.layer.weights.isa.rows());
         let depth = self.depth();
         let mut packed = Vec::with_capacity(x.len());
-        let block = self.block_rows() * inputs;
+        let block = self.block_rows() * steps;
         let to = &mut packed.spare_capacity_mut()[..x.len()];
         x.par_chunks(block).zip(to.par_chunks_mut(block)).for_each(|(x, packed)| {
-            let rows = x.len() / inputs;
-            packed.par_chunks_mut(rows * depth).enumerate().for_each(|(step, packed)| {
-                let (first, depth) = (step * depth, packed.len() / rows);
-                let panels = packed.chunks_mut(height * depth).zip(x.chunks(height * inputs));
-                panels.for_each(|(panel, x)| pack_rows(x, inputs, (first, depth), panel));
+            let rows = x.len() / steps;
+            packed.par_chunks_mut(rows * depth).enumerate().for_each(|(part, packed)| {
+                let (first, depth) = (part * depth, packed.len() / rows);
+                let panels = packed.chunks_mut(height * depth).zip(x.chunks(height * steps));
+                panels.for_each(|(panel, x)| pack_rows(x, steps, (first, depth), panel));
             });
         });
         // SAFETY: every value of `x` has been written to its place, one to each.
@@ -209,6 +209,7 @@ impl<'a> Product<'a> {
             match &self.layer.weights.panels {
                 Panels::F32(panels) => self.block_of(packed, panels, block, to),
                 Panels::Bf16(panels) => self.block_of(packed, panels, block, to),
+                Panels::Pairs(panels) => self.block_of(packed, panels, block, to),
                 Panels::Int8(panels) => self.block_of(packed, panels, block, to),
             }
         }
@@ -217,19 +218,19 @@ impl<'a> Product<'a> {
     /// # Safety
     /// See [`Product::block`].
     unsafe fn block_of<W: Stored>(&self, packed: &[f32], panels: &[W], block: &Block, to: Target) {
-        let PackedWeights { isa, inputs, outputs, .. } = self.layer.weights;
+        let PackedWeights { isa, steps, outputs, .. } = self.layer.weights;
         let ((first_row, rows), (first_panel, count)) = (block.rows, block.panels);
         let (height, width) = (isa.rows(), isa.columns());
         let depth = self.depth();
-        for start in (0..inputs).step_by(depth) {
-            let depth = depth.min(inputs - start);
-            let last = start + depth == inputs;
+        for start in (0..steps).step_by(depth) {
+            let depth = depth.min(steps - start);
+            let last = start + depth == steps;
             for panel in first_panel..first_panel + count {
                 let column = panel * width;
-                let right = &panels[panel * inputs * width + start * width..];
+                let right = &panels[panel * steps * width + start * width..];
                 // The next panel comes from memory, which takes longer than a tile: it is called in
                 // pieces while this one is used.
-                let next = panels.get((panel + 1) * inputs * width + start * width..);
+                let next = panels.get((panel + 1) * steps * width + start * width..);
                 let piece = (depth * width).div_ceil(rows.div_ceil(height));
                 let mut pieces = next.unwrap_or_default().chunks(piece);
                 for row in (0..rows).step_by(height) {

@@ -3,10 +3,12 @@
 //! Weights lie in panels of as many outputs as a tile has columns, rows of `x` in panels of as many
 //! rows as a tile has; inside a panel, what belongs to one input lies together.
 
+use std::borrow::Cow;
 use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
+use super::kernel::Pair;
 use crate::models::ops::simd::Isa;
 
 /// How packed weights are stored. Sums are always `f32`.
@@ -16,9 +18,22 @@ pub enum Storage {
     F32,
     /// Upper halves of `f32`, rounded to nearest: half the memory, relative error up to 2⁻⁹.
     Bf16,
+    /// The same, and inputs are rounded likewise: for processors that multiply two pairs of them at
+    /// once. Elsewhere as [`Storage::Bf16`].
+    Bf16Pairs,
     /// A byte, and a scale for each output: a quarter of the memory, error up to 1/254 of an
     /// output's largest weight.
     Int8,
+}
+
+impl Storage {
+    /// The fastest that loses no more of the weights.
+    pub(in crate::models::ops) fn fastest_on(self, isa: Isa) -> Self {
+        match self {
+            Self::Bf16 if isa.gains_by_pairs() => Self::Bf16Pairs,
+            other => other,
+        }
+    }
 }
 
 /// Packed weights.
@@ -26,6 +41,7 @@ pub enum Storage {
 pub(super) enum Panels {
     F32(Vec<f32>),
     Bf16(Vec<u16>),
+    Pairs(Vec<Pair>),
     Int8(Vec<i8>),
 }
 
@@ -38,6 +54,8 @@ pub(super) struct PackedWeights {
     pub(super) isa: Isa,
     pub(super) inputs: usize,
     pub(super) outputs: usize,
+    /// Steps of a sum: an input each, or two.
+    pub(super) steps: usize,
 }
 
 impl PackedWeights {
@@ -45,9 +63,18 @@ impl PackedWeights {
     pub(super) fn new(weight: &[f32], inputs: usize, storage: Storage, isa: Isa) -> Self {
         let outputs = weight.len().checked_div(inputs).unwrap_or(0);
         let pack = Pack { weight, inputs, outputs, columns: isa.columns() };
+        let mut steps = inputs;
         let (panels, scales) = match storage {
+            Storage::Bf16Pairs if isa.multiplies_pairs() => {
+                steps = inputs.div_ceil(2);
+                let pairs = to_pairs(weight, inputs);
+                let pack = Pack { weight: &pairs, inputs: steps, ..pack };
+                (Panels::Pairs(pack.each(|value, _| Pair(value.to_bits()))), None)
+            }
             Storage::F32 => (Panels::F32(pack.each(|value, _| value)), None),
-            Storage::Bf16 => (Panels::Bf16(pack.each(|value, _| to_bf16(value))), None),
+            Storage::Bf16 | Storage::Bf16Pairs => {
+                (Panels::Bf16(pack.each(|value, _| to_bf16(value))), None)
+            }
             Storage::Int8 => {
                 let mut scales = int8_scales(weight, inputs);
                 scales.resize(outputs.next_multiple_of(isa.columns()), 1.0);
@@ -55,7 +82,15 @@ impl PackedWeights {
                 (Panels::Int8(pack.each(byte)), Some(scales))
             }
         };
-        Self { panels, scales, isa, inputs, outputs }
+        Self { panels, scales, isa, inputs, outputs, steps }
+    }
+
+    /// Rows `x`, `[n, inputs]`, in the steps of a sum: `[n, steps]`.
+    pub(super) fn steps_of<'a>(&self, x: &'a [f32]) -> Cow<'a, [f32]> {
+        match self.panels {
+            Panels::Pairs(_) => to_pairs(x, self.inputs).into(),
+            _ => x.into(),
+        }
     }
 
     /// Bytes of weights.
@@ -66,6 +101,7 @@ impl PackedWeights {
             + match &self.panels {
                 Panels::F32(values) => 4 * values.len(),
                 Panels::Bf16(values) => 2 * values.len(),
+                Panels::Pairs(values) => 4 * values.len(),
                 Panels::Int8(values) => values.len(),
             }
     }
@@ -110,6 +146,16 @@ fn to_bf16(value: f32) -> u16 {
         return (bits >> 16) as u16 | 0x40;
     }
     ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16
+}
+
+/// Rows of `inputs` as pairs of `bf16`, each in the place of an `f32`; the last of an odd row beside
+/// a zero.
+fn to_pairs(x: &[f32], inputs: usize) -> Vec<f32> {
+    let pair = |values: &[f32]| {
+        let second = values.get(1).map_or(0, |&value| to_bf16(value));
+        f32::from_bits(u32::from(second) << 16 | u32::from(to_bf16(values[0])))
+    };
+    x.par_chunks(inputs.max(1)).flat_map_iter(|row| row.chunks(2).map(pair)).collect()
 }
 
 /// What makes the largest weight of each row of `inputs` 127; 1 for a row of zeros.
@@ -164,6 +210,13 @@ mod tests {
         assert_eq!(stored(1.0 + 3.0 / 256.0), 1.0 + 4.0 / 256.0);
         assert_eq!(stored(f32::NEG_INFINITY), f32::NEG_INFINITY);
         assert!(stored(f32::from_bits(0x7f80_0001)).is_nan());
+    }
+
+    #[test]
+    fn a_pair_has_its_first_number_below() {
+        let pairs = to_pairs(&[1.0, -2.0, 0.5, 3.0, 0.0, 1.5], 3).into_iter().map(f32::to_bits);
+        let expected = [0xc000_3f80, 0x0000_3f00, 0x0000_4040, 0x0000_3fc0];
+        assert_eq!(pairs.collect::<Vec<_>>(), expected);
     }
 
     #[test]

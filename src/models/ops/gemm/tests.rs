@@ -103,6 +103,7 @@ fn weights_of_fewer_bits_lose_little() {
         let padded = outputs.next_multiple_of(isa.columns());
         for (storage, bytes, most) in [
             (Storage::Bf16, 2 * padded * inputs, 0.004),
+            (Storage::Bf16Pairs, 2 * padded * inputs, 0.006),
             (Storage::Int8, padded * inputs + 4 * padded, 0.008),
         ] {
             let (given, bias) = ((weight.as_slice(), inputs), Some(&bias[..]));

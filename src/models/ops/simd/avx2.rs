@@ -85,6 +85,20 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn fma_pairs(self, factor: Self, term: Self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let first = |pair: __m256| {
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(pair)))
+            };
+            let upper = _mm256_castsi256_ps(_mm256_set1_epi32(-1 << 16));
+            let second = |pair: __m256| _mm256_and_ps(pair, upper);
+            let sum = _mm256_fmadd_ps(first(self.0), first(factor.0), term.0);
+            Self(_mm256_fmadd_ps(second(self.0), second(factor.0), sum))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn min(self, other: Self) -> Self {
         // SAFETY: as above.
         Self(unsafe { _mm256_min_ps(self.0, other.0) })

@@ -1,6 +1,7 @@
-//! AVX-512 (its foundation, F, alone): sixteen lanes.
+//! AVX-512 (its foundation, F, alone, but for pairs of `bf16`): sixteen lanes.
 
 use std::arch::x86_64::*;
+use std::mem::transmute;
 
 use super::Lanes;
 
@@ -82,6 +83,15 @@ impl Lanes for Avx512 {
     unsafe fn fma(self, factor: Self, term: Self) -> Self {
         // SAFETY: as above.
         Self(unsafe { _mm512_fmadd_ps(self.0, factor.0, term.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn fma_pairs(self, factor: Self, term: Self) -> Self {
+        // SAFETY: as above; the types are of one size, and every pattern of bits is a value.
+        unsafe {
+            let pairs = |bits: __m512| transmute::<__m512, __m512bh>(bits);
+            Self(_mm512_dpbf16_ps(term.0, pairs(self.0), pairs(factor.0)))
+        }
     }
 
     #[inline(always)]

@@ -46,6 +46,27 @@ impl Isa {
         if cfg!(unoptimised) { None } else { Self::available().first().copied() }
     }
 
+    /// Whether [`Lanes::fma_pairs`] can be used: AVX2 does it in two steps, AVX-512 needs an instruction
+    /// of its own.
+    pub(super) fn multiplies_pairs(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => is_x86_feature_detected!("avx512bf16"),
+        }
+    }
+
+    /// Whether that takes half the time of multiplying numbers one by one.
+    pub(super) fn gains_by_pairs(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => false,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => self.multiplies_pairs(),
+        }
+    }
+
     /// Columns of a kernel's tile: two vectors.
     pub(super) fn columns(self) -> usize {
         match self {
@@ -90,6 +111,9 @@ pub(super) trait Lanes: Copy {
     unsafe fn div(self, other: Self) -> Self;
     /// `self · factor + term`.
     unsafe fn fma(self, factor: Self, term: Self) -> Self;
+    /// `self · factor + term` where each lane of the factors is two `bf16`, whose products are added.
+    /// Needs [`Isa::multiplies_pairs`].
+    unsafe fn fma_pairs(self, factor: Self, term: Self) -> Self;
     /// The smaller; `other` if one is not a number.
     unsafe fn min(self, other: Self) -> Self;
     /// The larger; `other` if one is not a number.
