@@ -4,6 +4,7 @@
 use rayon::prelude::*;
 
 use crate::models::ops::gemm::Target;
+use crate::models::ops::gemm::ahead::Ahead;
 use crate::models::ops::gemm::kernel::{Tile, compute};
 use crate::models::ops::simd::{Isa, Lanes, exp};
 #[cfg(target_arch = "x86_64")]
@@ -98,6 +99,7 @@ impl Positions {
                 to: to.as_mut_ptr(),
                 stride: columns,
                 resume: false,
+                ahead: Ahead::NONE,
             };
             // SAFETY: the processor has the instructions that the table was packed for, and the
             // slices hold one row of the depth, one panel and one row of columns.
@@ -250,6 +252,7 @@ impl Tiles<'_> {
                     to: scores[row * padded + panel * columns..].as_mut_ptr(),
                     stride: padded,
                     resume: false,
+                    ahead: Ahead::NONE,
                 };
                 // SAFETY: the processor has the instructions; the rows are inside the view, the
                 // panel and the tile inside their slices.
@@ -318,6 +321,7 @@ impl Tiles<'_> {
                             to: to.0.add(start + row * heads * e + panel * columns),
                             stride: heads * e,
                             resume: key > 0,
+                            ahead: Ahead::NONE,
                         };
                         compute(self.isa, &tile, None);
                     }

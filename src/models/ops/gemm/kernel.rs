@@ -1,85 +1,17 @@
 //! The inner kernel: a tile of the product in registers.
 #![allow(unsafe_code)]
 
-#[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-
+use super::ahead::Ahead;
+use super::stored::Stored;
 use crate::models::ops::Activation;
 use crate::models::ops::simd::{Isa, Lanes, activate};
 #[cfg(target_arch = "x86_64")]
 use crate::models::ops::simd::{avx2::Avx2, avx512::Avx512};
 
-/// Inputs between two turns of the inner loop.
-const UNROLLED: usize = 4;
+/// Steps of a turn of the inner loop.
+pub(super) const UNROLLED: usize = 4;
 /// How many inputs ahead the packed rows are called into the cache: they come from its second level.
 const AHEAD: usize = 16;
-
-/// What weights are stored as.
-pub(in crate::models::ops) trait Stored: Copy + Sync {
-    /// Whether inputs are pairs of `bf16` too, in the place of an `f32` each.
-    const PAIRS: bool = false;
-
-    /// A vector of them, as [`Stored::multiply`] takes them.
-    ///
-    /// # Safety
-    /// See [`Lanes`].
-    unsafe fn widen<L: Lanes>(from: *const Self) -> L;
-
-    /// `value · weights + sum`.
-    ///
-    /// # Safety
-    /// See [`Lanes`].
-    #[inline(always)]
-    unsafe fn multiply<L: Lanes>(value: L, weights: L, sum: L) -> L {
-        // SAFETY: passed on to the caller.
-        unsafe { value.fma(weights, sum) }
-    }
-}
-
-/// Two `bf16`, the first in the lower half: the weights of two inputs, which are multiplied at once.
-#[derive(Debug, Clone, Copy, Default)]
-#[repr(transparent)]
-pub(in crate::models::ops) struct Pair(pub(in crate::models::ops) u32);
-
-impl Stored for Pair {
-    const PAIRS: bool = true;
-
-    #[inline(always)]
-    unsafe fn widen<L: Lanes>(from: *const Self) -> L {
-        // SAFETY: passed on to the caller.
-        unsafe { L::load(from.cast()) }
-    }
-
-    #[inline(always)]
-    unsafe fn multiply<L: Lanes>(value: L, weights: L, sum: L) -> L {
-        // SAFETY: passed on to the caller.
-        unsafe { value.fma_pairs(weights, sum) }
-    }
-}
-
-impl Stored for f32 {
-    #[inline(always)]
-    unsafe fn widen<L: Lanes>(from: *const Self) -> L {
-        // SAFETY: passed on to the caller.
-        unsafe { L::load(from) }
-    }
-}
-
-impl Stored for u16 {
-    #[inline(always)]
-    unsafe fn widen<L: Lanes>(from: *const Self) -> L {
-        // SAFETY: passed on to the caller.
-        unsafe { L::load_bf16(from) }
-    }
-}
-
-impl Stored for i8 {
-    #[inline(always)]
-    unsafe fn widen<L: Lanes>(from: *const Self) -> L {
-        // SAFETY: passed on to the caller.
-        unsafe { L::load_i8(from) }
-    }
-}
 
 /// One tile: `rows` × `columns` sums over `depth` inputs.
 #[derive(Clone, Copy)]
@@ -99,6 +31,8 @@ pub(in crate::models::ops) struct Tile<W> {
     pub(in crate::models::ops) stride: usize,
     /// Whether the sums go on from what is there.
     pub(in crate::models::ops) resume: bool,
+    /// What the kernel calls from memory meanwhile; not for rows that lie apart.
+    pub(in crate::models::ops) ahead: Ahead,
 }
 
 /// What happens to finished sums: `activation(scale · sum + bias + addend)`. Pointers are null
@@ -122,7 +56,8 @@ pub(in crate::models::ops) struct Finish {
 /// Computes a tile; sums that are not finished yet have no `finish`.
 ///
 /// # Safety
-/// The processor has `isa`, for pairs also [`Isa::multiplies_pairs`], and the pointers are valid for what [`Tile`] and [`Finish`] say.
+/// The processor has `isa`, for pairs also [`Isa::multiplies_pairs`], and the pointers are valid for
+/// what [`Tile`] and [`Finish`] say.
 #[inline]
 pub(in crate::models::ops) unsafe fn compute<W: Stored>(
     isa: Isa,
@@ -206,17 +141,6 @@ unsafe fn compute_16_lanes<W: Stored>(tile: &Tile<W>, finish: Option<&Finish>) {
     }
 }
 
-/// Asks for `values` in the cache's second level.
-pub(in crate::models::ops) fn call_ahead<T>(values: &[T]) {
-    /// Bytes that come at once.
-    const LINE: usize = 64;
-    #[cfg(target_arch = "x86_64")]
-    for line in values.chunks(LINE / size_of::<T>()) {
-        // SAFETY: every processor of this kind has the instruction, and no address is wrong.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
-    }
-}
-
 /// The tile's sums, in two vectors a row.
 ///
 /// # Safety
@@ -229,9 +153,10 @@ unsafe fn sums<L: Lanes, W: Stored, const ROWS: usize>(tile: &Tile<W>, finish: O
         for row in 0..ROWS {
             L::prefetch(tile.to.wrapping_add(row * tile.stride));
         }
-        let (mut left, mut right) = (tile.left, tile.right);
+        let (mut left, mut right, mut ahead) = (tile.left, tile.right, tile.ahead);
         for _ in 0..tile.depth / UNROLLED {
             L::prefetch(left.wrapping_add(AHEAD * ROWS));
+            ahead.turn::<L>();
             for _ in 0..UNROLLED {
                 step::<L, W, ROWS>(left, right, &mut sums);
                 (left, right) = (left.add(ROWS), right.add(2 * L::WIDTH));
@@ -330,22 +255,38 @@ unsafe fn put<L: Lanes, W, const ROWS: usize>(
             }
             return;
         }
+        let at = |row: usize| tile.to.add(row * tile.stride);
+        let Some(finish) = finish else {
+            for (row, mut sums) in sums.into_iter().enumerate() {
+                if tile.resume {
+                    sums = resumed(at(row), sums);
+                }
+                sums[0].store(at(row));
+                sums[1].store(at(row).add(L::WIDTH));
+            }
+            return;
+        };
         if tile.resume {
             for (row, sums) in sums.iter_mut().enumerate() {
-                let from = tile.to.add(row * tile.stride);
-                sums[0] = sums[0].add(L::load(from));
-                sums[1] = sums[1].add(L::load(from.add(L::WIDTH)));
+                *sums = resumed(at(row), *sums);
             }
         }
-        if let Some(finish) = finish {
-            finish_whole(finish, &mut sums);
-        }
+        finish_whole(finish, &mut sums);
         for (row, sums) in sums.into_iter().enumerate() {
-            let to = tile.to.add(row * tile.stride);
-            sums[0].store(to);
-            sums[1].store(to.add(L::WIDTH));
+            sums[0].store(at(row));
+            sums[1].store(at(row).add(L::WIDTH));
         }
     }
+}
+
+/// A row of sums with what is there.
+///
+/// # Safety
+/// See [`compute`].
+#[inline(always)]
+unsafe fn resumed<L: Lanes>(from: *const f32, sums: [L; 2]) -> [L; 2] {
+    // SAFETY: a row of the tile holds two vectors.
+    unsafe { [sums[0].add(L::load(from)), sums[1].add(L::load(from.add(L::WIDTH)))] }
 }
 
 /// [`Finish`] for sums of all columns.

@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-use super::kernel::Pair;
+use super::stored::Pair;
 use crate::models::ops::simd::Isa;
 
 /// How packed weights are stored. Sums are always `f32`.
@@ -19,7 +19,7 @@ pub enum Storage {
     /// Upper halves of `f32`, rounded to nearest: half the memory, relative error up to 2⁻⁹.
     Bf16,
     /// The same, and inputs are rounded likewise: for processors that multiply two pairs of them at
-    /// once. Elsewhere as [`Storage::Bf16`].
+    /// once. On those that cannot, as [`Storage::Bf16`].
     Bf16Pairs,
     /// A byte, and a scale for each output: a quarter of the memory, error up to 1/254 of an
     /// output's largest weight.

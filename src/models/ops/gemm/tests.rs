@@ -41,7 +41,7 @@ fn largest_gap(y: &[f32], expected: &[f64]) -> f64 {
 }
 
 /// Around the edges of tiles, panels, blocks of rows and of inputs.
-const SHAPES: [(usize, usize, usize); 12] = [
+const SHAPES: [(usize, usize, usize); 13] = [
     (1, 1, 1),
     (1, 768, 33),
     (2, 3, 16),
@@ -53,6 +53,7 @@ const SHAPES: [(usize, usize, usize); 12] = [
     (95, 100, 15),
     (97, 769, 50),
     (200, 24, 100),
+    (300, 1100, 40),
     (0, 5, 4),
 ];
 
@@ -94,7 +95,14 @@ fn what_is_added_repeats() {
 /// The loss is that of rounding weights: relative to the largest sum that is possible.
 #[test]
 fn weights_of_fewer_bits_lose_little() {
-    let (rows, inputs, outputs) = (9, 500, 37);
+    // A tile or two, whose vectors are widened one by one, and many, for which pieces are.
+    for rows in [9, 100] {
+        weights_of_fewer_bits_for(rows);
+    }
+}
+
+fn weights_of_fewer_bits_for(rows: usize) {
+    let (inputs, outputs) = (1500, 37);
     let (x, weight) = (numbers(rows * inputs, 1), numbers(outputs * inputs, 2));
     let bias = numbers(outputs, 3);
     let expected = plain((&x, &weight), inputs, Some(&bias), None);
@@ -118,7 +126,7 @@ fn weights_of_fewer_bits_lose_little() {
 /// What lies on the grid of bytes is kept as it is, whatever the scales of the outputs.
 #[test]
 fn bytes_are_exact() {
-    let (rows, inputs, outputs) = (7, 600, 20);
+    let (rows, inputs, outputs) = (90, 1200, 20);
     let x = numbers(rows * inputs, 1);
     let weight: Vec<f32> = (0..outputs * inputs)
         .map(|i| (i * 37 % 255) as f32 - 127.0)
