@@ -27,6 +27,21 @@ impl Fma {
     }
 }
 
+/// Whether the processor has AVX-512: a value of this type exists only then.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Avx512(());
+
+impl Avx512 {
+    /// A value where the processor has it.
+    pub(super) fn detect() -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx512f") {
+            return Some(Self(()));
+        }
+        None
+    }
+}
+
 /// `length` values, written by `write` into memory that nobody had to clear before.
 ///
 /// # Safety

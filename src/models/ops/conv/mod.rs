@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::{Activation, activation::bias_activate, fused, values};
 use kernel::Reach;
-use panels::{Field, Panels, Places};
+use panels::{Field, Panels, Places, Processor};
 
 /// How a filter travels over a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +95,8 @@ impl Conv2d {
         let filters = if pack {
             // Each filter as it meets the picture: row by row, pixel by pixel, channel by channel.
             let rows = weight.permute((0, 2, 3, 1))?.reshape((out, kernel * kernel * input))?;
-            Filters::Packed(Panels::new(&rows.to_vec2()?, bias.to_vec1()?))
+            let fastest = Processor::available()[0];
+            Filters::Packed(Panels::new(&rows.to_vec2()?, bias.to_vec1()?, fastest))
         } else {
             Filters::Plain(weight.clone(), bias)
         };

@@ -4,17 +4,44 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-use super::kernel::{Kernel, Portable, ROWS, Reach};
-use crate::models::ops::lanes::{Finish, Fma, LANES, Lane, written};
+use super::kernel::{Kernel, MOST_ROWS, Portable, Reach};
+use crate::models::ops::lanes::{Avx512, Finish, Fma, LANES, Lane, written};
 
 /// Most positions that a thread works on at a time: what they read should stay in its cache while
 /// one panel of filters after another passes.
-const POSITIONS: usize = 16 * ROWS;
+const POSITIONS: usize = 8 * MOST_ROWS;
 
-/// Filters and their biases. Two vectors of filters lie together, value by value; a single one is
-/// left at the end where the number of filters wants it. Missing filters are zeros.
+/// What the processor has for the inner loop.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Processor {
+    Avx512(Avx512),
+    Fma(Fma),
+    Any,
+}
+
+impl Processor {
+    /// All that can be used, the fastest first.
+    pub(super) fn available() -> Vec<Self> {
+        let found = [Avx512::detect().map(Self::Avx512), Fma::detect().map(Self::Fma)];
+        found.into_iter().flatten().chain([Self::Any]).collect()
+    }
+
+    /// How many [`Lane`]s its vectors are.
+    fn lanes(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => Avx512::LANES,
+            _ => Portable::LANES,
+        }
+    }
+}
+
+/// Filters and their biases, packed for one kind of processor. Two vectors of filters lie together,
+/// value by value; a single one is left at the end where the number of filters wants it. Missing
+/// filters are zeros.
 #[derive(Debug)]
 pub(super) struct Panels {
+    processor: Processor,
     lanes: Vec<Lane>,
     /// Values that a filter has.
     values: usize,
@@ -69,21 +96,23 @@ impl Places {
 
 impl Panels {
     /// From one row per filter and a bias each.
-    pub(super) fn new(filters: &[Vec<f32>], bias: Vec<f32>) -> Self {
+    pub(super) fn new(filters: &[Vec<f32>], bias: Vec<f32>, processor: Processor) -> Self {
         let values = filters.first().map_or(0, Vec::len);
-        let mut lanes = Vec::with_capacity(filters.len().div_ceil(LANES) * values);
-        for panel in filters.chunks(2 * LANES) {
+        let vector = processor.lanes() * LANES;
+        let mut lanes = Vec::with_capacity(filters.len().next_multiple_of(vector) / LANES * values);
+        for panel in filters.chunks(2 * vector) {
+            let vectors = panel.len().div_ceil(vector);
             for at in 0..values {
-                for filters in panel.chunks(LANES) {
+                for first in (0..vectors * vector).step_by(LANES) {
                     let mut lane = Lane::default();
-                    for (weight, filter) in lane.0.iter_mut().zip(filters) {
+                    for (weight, filter) in lane.0.iter_mut().zip(panel.iter().skip(first)) {
                         *weight = filter[at];
                     }
                     lanes.push(lane);
                 }
             }
         }
-        Self { lanes, values, bias }
+        Self { processor, lanes, values, bias }
     }
 
     /// How many filters there are.
@@ -94,22 +123,21 @@ impl Panels {
     /// All filters at all positions, `[positions, out]`.
     #[allow(unsafe_code)]
     pub(super) fn multiply(&self, field: &Field) -> Vec<f32> {
-        match Fma::detect() {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: a part is written whole. The kernel's value says that the processor has the
-            // instructions.
-            Some(kernel) => unsafe {
-                self.by_parts(field, |first, y| self.part_fma(kernel, field, first, y))
-            },
-            _ => self.multiply_portably(field),
+        // SAFETY: a part is written whole. The kernel's value says that the processor has the
+        // instructions.
+        unsafe {
+            match self.processor {
+                #[cfg(target_arch = "x86_64")]
+                Processor::Avx512(kernel) => {
+                    self.by_parts(field, |first, y| self.part_avx512(kernel, field, first, y))
+                }
+                #[cfg(target_arch = "x86_64")]
+                Processor::Fma(kernel) => {
+                    self.by_parts(field, |first, y| self.part_fma(kernel, field, first, y))
+                }
+                _ => self.by_parts(field, |first, y| self.part(Portable, field, first, y)),
+            }
         }
-    }
-
-    /// [`Self::multiply`] for any processor.
-    #[allow(unsafe_code)]
-    pub(super) fn multiply_portably(&self, field: &Field) -> Vec<f32> {
-        // SAFETY: a part is written whole.
-        unsafe { self.by_parts(field, |first, y| self.part(Portable, field, first, y)) }
     }
 
     /// Has `compute` write parts of the output, each from a position on.
@@ -125,7 +153,7 @@ impl Panels {
         let (out, positions) = (self.out(), field.places.count());
         // Three shares for each thread, so that none waits long for another.
         let share = positions.div_ceil(3 * rayon::current_num_threads());
-        let count = share.next_multiple_of(ROWS).clamp(ROWS, POSITIONS);
+        let count = share.next_multiple_of(MOST_ROWS).min(POSITIONS);
         let write = |y: &mut [MaybeUninit<f32>]| {
             let parts = y.par_chunks_mut(count * out).enumerate();
             parts.for_each(|(part, y)| compute(part * count, y));
@@ -141,6 +169,13 @@ impl Panels {
         self.part(kernel, field, first, y);
     }
 
+    /// [`Self::part`] compiled for AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f")]
+    fn part_avx512(&self, kernel: Avx512, field: &Field, first: usize, y: &mut [MaybeUninit<f32>]) {
+        self.part(kernel, field, first, y);
+    }
+
     /// The positions from `first` on, as many as `y` has room for. Writes all of `y`: every panel of
     /// filters at every position.
     #[inline(always)]
@@ -152,31 +187,33 @@ impl Panels {
             *offset = value;
         }
         // A tile that has positions left over repeats the last.
-        let whole = count.next_multiple_of(ROWS);
+        let whole = count.next_multiple_of(K::ROWS);
         let last = offsets[count - 1];
         offsets[count..whole].fill(last);
-        for (panel, lanes) in self.lanes.chunks(2 * self.values).enumerate() {
-            let channels = panel * 2 * LANES..out.min((panel + 1) * 2 * LANES);
-            for (tile, offsets) in offsets[..whole].as_chunks::<ROWS>().0.iter().enumerate() {
-                let target = Target { out, first, row: tile * ROWS, channels: channels.clone() };
-                if lanes.len() > self.values {
-                    let sums = kernel.tile::<2>(field.x, offsets, field.reach, lanes);
-                    self.finish(field, &target, &sums, y);
+        let vector = K::LANES * self.values;
+        let mut sums = [[Lane::default(); 4]; MOST_ROWS];
+        for (panel, lanes) in self.lanes.chunks(2 * vector).enumerate() {
+            let width = 2 * K::LANES * LANES;
+            let channels = panel * width..out.min((panel + 1) * width);
+            for (tile, offsets) in offsets[..whole].chunks_exact(K::ROWS).enumerate() {
+                let target = Target { out, first, row: tile * K::ROWS, channels: channels.clone() };
+                if lanes.len() > vector {
+                    kernel.tile::<2>(field.x, offsets, field.reach, lanes, &mut sums);
                 } else {
-                    let sums = kernel.tile::<1>(field.x, offsets, field.reach, lanes);
-                    self.finish(field, &target, &sums, y);
+                    kernel.tile::<1>(field.x, offsets, field.reach, lanes, &mut sums);
                 }
+                self.finish(field, &target, &sums[..K::ROWS], y);
             }
         }
     }
 
     /// Writes the sums of a tile.
     #[inline(always)]
-    fn finish<const WIDTH: usize>(
+    fn finish(
         &self,
         field: &Field,
         target: &Target,
-        sums: &[[Lane; WIDTH]; ROWS],
+        sums: &[[Lane; 4]],
         y: &mut [MaybeUninit<f32>],
     ) {
         let Target { out, first, row, channels } = target;

@@ -67,27 +67,28 @@ proptest! {
         prop_assert!(gap(&numbers(&ours), &numbers(&onto)) < 1e-5);
     }
 
-    /// Without the processor's own instructions; the picture has no padding here.
+    /// The processor's own instructions and plain ones; the picture has no padding here.
     #[test]
     fn kernels_agree(
-        positions in 1..200usize, input in 1..40usize, out in 1..50usize, threads in 1..4usize,
+        positions in 1..200usize, input in 1..40usize, out in 1..90usize, threads in 1..4usize,
     ) {
         let (weight, bias) = (random(&[out, input]), numbers(&random(&[out])));
         let (x, residual) = (random(&[positions, input]), random(&[positions, out]));
         let expected = x.matmul(&weight.t().unwrap()).unwrap();
         let expected = (expected + &residual).unwrap();
         let expected = numbers(&expected.broadcast_add(&Tensor::new(&*bias, CPU).unwrap()).unwrap());
-        let panels = Panels::new(&weight.to_vec2().unwrap(), bias);
+        let weight = weight.to_vec2().unwrap();
         let (x, residual) = (numbers(&x), numbers(&residual));
         let reach = Reach { runs: 1, length: input, step: input };
         let places = Places { pictures: 1, rows: 1, columns: positions, steps: [input, 0, 0] };
         let range = Activation::None.range();
         let field = Field { x: &x, reach, places, residual: Some(&residual), range };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let ours = pool.install(|| panels.multiply(&field));
-        prop_assert!(gap(&ours, &expected) < 1e-5);
-        let ours = panels.multiply_portably(&field);
-        prop_assert!(gap(&ours, &expected) < 1e-5);
+        for processor in Processor::available() {
+            let panels = Panels::new(&weight, bias.clone(), processor);
+            let ours = pool.install(|| panels.multiply(&field));
+            prop_assert!(gap(&ours, &expected) < 1e-5, "{processor:?}");
+        }
     }
 }
 
