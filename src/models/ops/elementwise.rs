@@ -1,13 +1,15 @@
 //! Activations in a pass of their own, where what comes before cannot apply them.
 #![allow(unsafe_code)]
 
+use std::mem::MaybeUninit;
+
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::simd::{Isa, Lanes, activate};
 #[cfg(target_arch = "x86_64")]
 use super::simd::{avx2::Avx2, avx512::Avx512};
-use super::{Activation, values};
+use super::{Activation, values, written};
 
 /// Values that a thread takes at a time.
 const CHUNK: usize = 1 << 14;
@@ -29,18 +31,21 @@ impl CustomOp1 for Each {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = values(x, layout, self.name())?;
-        let mut y = vec![0f32; x.len()];
-        y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
-            // SAFETY: the processor has the instructions, and both slices have one length.
-            unsafe {
-                match self.isa {
-                    #[cfg(target_arch = "x86_64")]
-                    Isa::Avx2 => self.part_avx2(x, y),
-                    #[cfg(target_arch = "x86_64")]
-                    Isa::Avx512 => self.part_avx512(x, y),
+        let write = |y: &mut [MaybeUninit<f32>]| {
+            y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
+                // SAFETY: the processor has the instructions, and both slices have one length.
+                unsafe {
+                    match self.isa {
+                        #[cfg(target_arch = "x86_64")]
+                        Isa::Avx2 => self.part_avx2(x, y),
+                        #[cfg(target_arch = "x86_64")]
+                        Isa::Avx512 => self.part_avx512(x, y),
+                    }
                 }
-            }
-        });
+            });
+        };
+        // SAFETY: the chunks are all of it, and each is written.
+        let y = unsafe { written(x.len(), write) };
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 }
@@ -48,14 +53,14 @@ impl CustomOp1 for Each {
 impl Each {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn part_avx2(&self, x: &[f32], y: &mut [f32]) {
+    unsafe fn part_avx2(&self, x: &[f32], y: &mut [MaybeUninit<f32>]) {
         // SAFETY: passed on to the caller.
         unsafe { self.part::<Avx2>(x, y) }
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f")]
-    unsafe fn part_avx512(&self, x: &[f32], y: &mut [f32]) {
+    unsafe fn part_avx512(&self, x: &[f32], y: &mut [MaybeUninit<f32>]) {
         // SAFETY: passed on to the caller.
         unsafe { self.part::<Avx512>(x, y) }
     }
@@ -63,15 +68,15 @@ impl Each {
     /// # Safety
     /// The processor has the instructions; `y` is as long as `x`.
     #[inline(always)]
-    unsafe fn part<L: Lanes>(&self, x: &[f32], y: &mut [f32]) {
+    unsafe fn part<L: Lanes>(&self, x: &[f32], y: &mut [MaybeUninit<f32>]) {
         for (x, y) in x.chunks(L::WIDTH).zip(y.chunks_mut(L::WIDTH)) {
             // SAFETY: both chunks hold as many values as are read and written.
             unsafe {
                 if x.len() == L::WIDTH {
-                    activate(self.activation, L::load(x.as_ptr())).store(y.as_mut_ptr());
+                    activate(self.activation, L::load(x.as_ptr())).store(y.as_mut_ptr().cast());
                 } else {
                     let some = L::load_some(x.as_ptr(), x.len());
-                    activate(self.activation, some).store_some(y.as_mut_ptr(), x.len());
+                    activate(self.activation, some).store_some(y.as_mut_ptr().cast(), x.len());
                 }
             }
         }

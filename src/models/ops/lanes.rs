@@ -42,22 +42,6 @@ impl Avx512 {
     }
 }
 
-/// `length` values, written by `write` into memory that nobody had to clear before.
-///
-/// # Safety
-/// `write` must write every value.
-#[allow(unsafe_code)]
-pub(super) unsafe fn written(
-    length: usize,
-    write: impl FnOnce(&mut [MaybeUninit<f32>]),
-) -> Vec<f32> {
-    let mut values = Vec::with_capacity(length);
-    write(&mut values.spare_capacity_mut()[..length]);
-    // SAFETY: there is room for so many, and the caller says that all of them were written.
-    unsafe { values.set_len(length) };
-    values
-}
-
 /// What happens to finished sums.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Finish<'a> {

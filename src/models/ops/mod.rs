@@ -30,6 +30,8 @@ pub use norm::LayerNorm;
 pub use pool::max_pool_of_positive;
 pub use softmax::softmax_f32;
 
+use std::mem::MaybeUninit;
+
 use candle_core::{CpuStorage, DType, Error, Layout, Result, Tensor};
 
 /// Whether the fused form serves this tensor.
@@ -43,4 +45,17 @@ fn values<'a>(storage: &'a CpuStorage, layout: &Layout, what: &str) -> Result<&'
         (Some((start, end)), CpuStorage::F32(values)) => Ok(&values[start..end]),
         _ => Err(Error::msg(format!("{what}: needs contiguous f32"))),
     }
+}
+
+/// `length` values, written by `write` into memory that nobody had to clear before.
+///
+/// # Safety
+/// `write` must write every value.
+#[allow(unsafe_code)]
+unsafe fn written(length: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+    let mut values = Vec::with_capacity(length);
+    write(&mut values.spare_capacity_mut()[..length]);
+    // SAFETY: there is room for so many, and the caller says that all of them were written.
+    unsafe { values.set_len(length) };
+    values
 }

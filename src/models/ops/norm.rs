@@ -1,6 +1,8 @@
 //! Layer normalisation.
 #![allow(unsafe_code)]
 
+use std::mem::MaybeUninit;
+
 use candle_core::{CpuStorage, CustomOp3, Layout, Module, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
@@ -8,7 +10,7 @@ use rayon::prelude::*;
 use super::simd::{Isa, Lanes, activate};
 #[cfg(target_arch = "x86_64")]
 use super::simd::{avx2::Avx2, avx512::Avx512};
-use super::{Activation, activation_type, fused, values};
+use super::{Activation, activation_type, fused, values, written};
 
 /// Layer normalisation over the last dimension (Ba et al., 2016), with weight and bias.
 #[derive(Debug, Clone)]
@@ -92,26 +94,29 @@ impl CustomOp3 for Normalise {
             let message = format!("normalisation of {:?} over {width}", layout.dims());
             return Err(candle_core::Error::msg(message));
         }
-        let mut y = vec![0f32; x.len()];
-        let rows = y.par_chunks_exact_mut(width).zip(x.par_chunks_exact(width));
-        rows.with_min_len((1 << 14) / width + 1).for_each(|(y, x)| {
-            let row = Row {
-                x,
-                weight,
-                bias: &bias[..width],
-                epsilon: self.epsilon,
-                activation: self.activation,
-            };
-            // SAFETY: the processor has the instructions, and all slices have one length.
-            unsafe {
-                match self.isa {
-                    #[cfg(target_arch = "x86_64")]
-                    Isa::Avx2 => row.normalise_avx2(y),
-                    #[cfg(target_arch = "x86_64")]
-                    Isa::Avx512 => row.normalise_avx512(y),
+        let write = |y: &mut [MaybeUninit<f32>]| {
+            let rows = y.par_chunks_exact_mut(width).zip(x.par_chunks_exact(width));
+            rows.with_min_len((1 << 14) / width + 1).for_each(|(y, x)| {
+                let row = Row {
+                    x,
+                    weight,
+                    bias: &bias[..width],
+                    epsilon: self.epsilon,
+                    activation: self.activation,
+                };
+                // SAFETY: the processor has the instructions, and all slices have one length.
+                unsafe {
+                    match self.isa {
+                        #[cfg(target_arch = "x86_64")]
+                        Isa::Avx2 => row.normalise_avx2(y),
+                        #[cfg(target_arch = "x86_64")]
+                        Isa::Avx512 => row.normalise_avx512(y),
+                    }
                 }
-            }
-        });
+            });
+        };
+        // SAFETY: `x` is whole rows, as its last dimension says, and each is written.
+        let y = unsafe { written(x.len(), write) };
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 }
@@ -128,14 +133,14 @@ struct Row<'a> {
 impl Row<'_> {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn normalise_avx2(&self, y: &mut [f32]) {
+    unsafe fn normalise_avx2(&self, y: &mut [MaybeUninit<f32>]) {
         // SAFETY: passed on to the caller.
         unsafe { self.normalise::<Avx2>(y) }
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f")]
-    unsafe fn normalise_avx512(&self, y: &mut [f32]) {
+    unsafe fn normalise_avx512(&self, y: &mut [MaybeUninit<f32>]) {
         // SAFETY: passed on to the caller.
         unsafe { self.normalise::<Avx512>(y) }
     }
@@ -143,7 +148,7 @@ impl Row<'_> {
     /// # Safety
     /// The processor has the instructions; `y` is as long as the row.
     #[inline(always)]
-    unsafe fn normalise<L: Lanes>(&self, y: &mut [f32]) {
+    unsafe fn normalise<L: Lanes>(&self, y: &mut [MaybeUninit<f32>]) {
         let width = self.x.len() as f32;
         // SAFETY: passed on to the caller.
         unsafe {
@@ -157,9 +162,9 @@ impl Row<'_> {
                 let value = off.fma(read(&self.weight[at..]), read(&self.bias[at..]));
                 let value = activate(self.activation, value);
                 if count >= L::WIDTH {
-                    value.store(y[at..].as_mut_ptr());
+                    value.store(y[at..].as_mut_ptr().cast());
                 } else {
-                    value.store_some(y[at..].as_mut_ptr(), count);
+                    value.store_some(y[at..].as_mut_ptr().cast(), count);
                 }
             }
         }

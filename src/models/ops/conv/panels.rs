@@ -5,7 +5,8 @@ use std::mem::MaybeUninit;
 use rayon::prelude::*;
 
 use super::kernel::{Kernel, MOST_ROWS, Portable, Reach};
-use crate::models::ops::lanes::{Avx512, Finish, Fma, LANES, Lane, written};
+use crate::models::ops::lanes::{Avx512, Finish, Fma, LANES, Lane};
+use crate::models::ops::written;
 
 /// Most positions that a thread works on at a time: what they read should stay in its cache while
 /// one panel of filters after another passes.

@@ -7,8 +7,7 @@ use std::mem::MaybeUninit;
 use candle_core::{CpuStorage, CustomOp3, DType, Error, IndexOp, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::lanes::written;
-use super::{Activation, fused, values};
+use super::{Activation, fused, values, written};
 use rows::Row;
 
 /// A depthwise convolution with bias and activation, channels-last.

@@ -113,7 +113,7 @@ impl<'a> Product<'a> {
     pub(super) fn parts(&self, blocks: usize) -> usize {
         let panels = self.panels();
         let threads = rayon::current_num_threads();
-        let least = (4 * threads).div_ceil(blocks);
+        let least = (16 * threads).div_ceil(blocks);
         let even = (least..least + threads).find(|parts| (parts * blocks).is_multiple_of(threads));
         even.unwrap_or(least).clamp(1, panels.max(1))
     }
