@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::ahead::Ahead;
-use super::stored::Stored;
+use super::stored::{Needs, Stored};
 use crate::models::ops::Activation;
 use crate::models::ops::simd::{Isa, Lanes, activate};
 #[cfg(target_arch = "x86_64")]
@@ -21,7 +21,7 @@ pub(in crate::models::ops) struct Tile<W> {
     /// Columns that exist, `1..=Isa::columns`.
     pub(in crate::models::ops) columns: usize,
     pub(in crate::models::ops) depth: usize,
-    /// `[depth, rows]`; with [`Tile::apart`], rows that lie so far from each other.
+    /// `[depth, rows]`, as the weights need them; with [`Tile::apart`], rows that lie so far from each other.
     pub(in crate::models::ops) left: *const f32,
     pub(in crate::models::ops) apart: Option<usize>,
     /// `[depth, Isa::columns]`.
@@ -35,10 +35,12 @@ pub(in crate::models::ops) struct Tile<W> {
     pub(in crate::models::ops) ahead: Ahead,
 }
 
-/// What happens to finished sums: `activation(scale · sum + bias + addend)`. Pointers are null
+/// What happens to finished sums: `activation(row_scale · scale · sum + bias + addend)`. Pointers are null
 /// where there is nothing; the others point at the tile's first column.
 #[derive(Clone, Copy)]
 pub(in crate::models::ops) struct Finish {
+    /// The tile's rows.
+    pub(in crate::models::ops) row_scale: *const f32,
     /// A whole tile of columns.
     pub(in crate::models::ops) scale: *const f32,
     /// Likewise.
@@ -56,8 +58,8 @@ pub(in crate::models::ops) struct Finish {
 /// Computes a tile; sums that are not finished yet have no `finish`.
 ///
 /// # Safety
-/// The processor has `isa`, for pairs also [`Isa::multiplies_pairs`], and the pointers are valid for
-/// what [`Tile`] and [`Finish`] say.
+/// The processor has `isa` and [`Stored::NEEDS`], and the pointers are valid for what [`Tile`] and
+/// [`Finish`] say.
 #[inline]
 pub(in crate::models::ops) unsafe fn compute<W: Stored>(
     isa: Isa,
@@ -70,9 +72,11 @@ pub(in crate::models::ops) unsafe fn compute<W: Stored>(
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => compute_avx2(tile, finish),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 if W::PAIRS => compute_avx512_bf16(tile, finish),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => compute_avx512(tile, finish),
+            Isa::Avx512 => match W::NEEDS {
+                Needs::Nothing => compute_avx512(tile, finish),
+                Needs::Pairs => compute_avx512_bf16(tile, finish),
+                Needs::Halves => compute_avx512_fp16(tile, finish),
+            },
         }
     }
 }
@@ -114,6 +118,13 @@ unsafe fn compute_avx512_bf16<W: Stored>(tile: &Tile<W>, finish: Option<&Finish>
 }
 
 #[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512fp16")]
+unsafe fn compute_avx512_fp16<W: Stored>(tile: &Tile<W>, finish: Option<&Finish>) {
+    // SAFETY: passed on to the caller.
+    unsafe { compute_16_lanes(tile, finish) }
+}
+
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 unsafe fn compute_16_lanes<W: Stored>(tile: &Tile<W>, finish: Option<&Finish>) {
     // SAFETY: passed on to the caller.
@@ -149,12 +160,41 @@ unsafe fn compute_16_lanes<W: Stored>(tile: &Tile<W>, finish: Option<&Finish>) {
 unsafe fn sums<L: Lanes, W: Stored, const ROWS: usize>(tile: &Tile<W>, finish: Option<&Finish>) {
     // SAFETY: `left` and `right` hold `depth` steps of `ROWS` and of two vectors' values.
     unsafe {
-        let mut sums = [[L::splat(0.0); 2]; ROWS];
         for row in 0..ROWS {
             L::prefetch(tile.to.wrapping_add(row * tile.stride));
         }
-        let (mut left, mut right, mut ahead) = (tile.left, tile.right, tile.ahead);
-        for _ in 0..tile.depth / UNROLLED {
+        let mut ahead = tile.ahead;
+        if W::CHAIN == usize::MAX {
+            let sums = chain::<L, W, ROWS>((tile.left, tile.right), tile.depth, &mut ahead);
+            return put::<L, W, ROWS>(tile, finish, sums);
+        }
+        let mut totals = [[L::splat(0.0); 2]; ROWS];
+        for start in (0..tile.depth).step_by(W::CHAIN) {
+            let depth = W::CHAIN.min(tile.depth - start);
+            let from = (tile.left.add(start * ROWS), tile.right.add(start * 2 * L::WIDTH));
+            let sums = chain::<L, W, ROWS>(from, depth, &mut ahead);
+            for (totals, sums) in totals.as_flattened_mut().iter_mut().zip(sums.as_flattened()) {
+                *totals = W::total(*sums, *totals);
+            }
+        }
+        put::<L, W, ROWS>(tile, finish, totals);
+    }
+}
+
+/// The sums of `depth` steps of `left` and `right`.
+///
+/// # Safety
+/// Both hold them; see [`compute`].
+#[inline(always)]
+unsafe fn chain<L: Lanes, W: Stored, const ROWS: usize>(
+    (mut left, mut right): (*const f32, *const W),
+    depth: usize,
+    ahead: &mut Ahead,
+) -> [[L; 2]; ROWS] {
+    // SAFETY: `left` and `right` hold `depth` steps of `ROWS` and of two vectors' values.
+    unsafe {
+        let mut sums = [[L::splat(0.0); 2]; ROWS];
+        for _ in 0..depth / UNROLLED {
             L::prefetch(left.wrapping_add(AHEAD * ROWS));
             ahead.turn::<L>();
             for _ in 0..UNROLLED {
@@ -162,11 +202,11 @@ unsafe fn sums<L: Lanes, W: Stored, const ROWS: usize>(tile: &Tile<W>, finish: O
                 (left, right) = (left.add(ROWS), right.add(2 * L::WIDTH));
             }
         }
-        for _ in 0..tile.depth % UNROLLED {
+        for _ in 0..depth % UNROLLED {
             step::<L, W, ROWS>(left, right, &mut sums);
             (left, right) = (left.add(ROWS), right.add(2 * L::WIDTH));
         }
-        put::<L, W, ROWS>(tile, finish, sums);
+        sums
     }
 }
 
@@ -295,8 +335,14 @@ unsafe fn resumed<L: Lanes>(from: *const f32, sums: [L; 2]) -> [L; 2] {
 /// See [`compute`].
 #[inline(always)]
 unsafe fn finish_whole<L: Lanes, const ROWS: usize>(finish: &Finish, sums: &mut [[L; 2]; ROWS]) {
-    // SAFETY: `scale`, `bias` and each row of the addend hold two vectors.
+    // SAFETY: `row_scale` holds `ROWS` values; `scale`, `bias` and each row of the addend hold two vectors.
     unsafe {
+        if !finish.row_scale.is_null() {
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let scale = L::splat(*finish.row_scale.add(row));
+                *sums = [sums[0].mul(scale), sums[1].mul(scale)];
+            }
+        }
         if !finish.scale.is_null() {
             let (low, high) = (L::load(finish.scale), L::load(finish.scale.add(L::WIDTH)));
             for sums in sums.iter_mut() {
@@ -344,6 +390,9 @@ unsafe fn put_some<L: Lanes, W>(tile: &Tile<W>, finish: Option<&Finish>, row: us
                 sum = sum.add(L::load_some(to, count));
             }
             if let Some(finish) = finish {
+                if !finish.row_scale.is_null() {
+                    sum = sum.mul(L::splat(*finish.row_scale.add(row)));
+                }
                 if !finish.scale.is_null() {
                     sum = sum.mul(L::load(finish.scale.add(column)));
                 }

@@ -9,6 +9,7 @@
 #![allow(unsafe_code)]
 
 pub(super) mod ahead;
+mod halves;
 pub(super) mod kernel;
 mod panels;
 mod product;
@@ -81,11 +82,11 @@ impl PackedLinear {
             return Err(Error::msg(format!("{} values in rows of {inputs}", x.len())));
         }
         let rows = x.len() / inputs;
-        let product = Product::new(self, rows, addend)?;
+        let mut product = Product::new(self, rows, addend)?;
         if rows == 0 {
             return Ok(Vec::new());
         }
-        let packed = product.pack(&self.weights.steps_of(x));
+        let packed = product.pack(x);
         let mut y = Vec::with_capacity(rows * outputs);
         let to = Target(y.as_mut_ptr());
         let block_rows = product.block_rows();

@@ -8,7 +8,8 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-use super::stored::Pair;
+use super::halves::{self, HalfRows};
+use super::stored::{Halves, Pair};
 use crate::models::ops::simd::Isa;
 
 /// How packed weights are stored. Sums are always `f32`.
@@ -21,6 +22,11 @@ pub enum Storage {
     /// The same, and inputs are rounded likewise: for processors that multiply two pairs of them at
     /// once. On those that cannot, as [`Storage::Bf16`].
     Bf16Pairs,
+    /// `f16`, and inputs are rounded likewise, with a power of two for each output and each row; chains
+    /// of products are summed in `f16` too, which loses about as much as [`Storage::Bf16Pairs`]. For
+    /// processors that multiply two pairs of them at once. On those that cannot, as
+    /// [`Storage::Bf16`].
+    Halves,
     /// A byte, and a scale for each output: a quarter of the memory, error up to 1/254 of an
     /// output's largest weight.
     Int8,
@@ -30,6 +36,7 @@ impl Storage {
     /// The fastest that loses no more of the weights.
     pub(in crate::models::ops) fn fastest_on(self, isa: Isa) -> Self {
         match self {
+            Self::Bf16 if isa.multiplies_halves() => Self::Halves,
             Self::Bf16 if isa.gains_by_pairs() => Self::Bf16Pairs,
             other => other,
         }
@@ -42,7 +49,16 @@ pub(super) enum Panels {
     F32(Vec<f32>),
     Bf16(Vec<u16>),
     Pairs(Vec<Pair>),
+    Halves(Vec<Halves>),
     Int8(Vec<i8>),
+}
+
+/// Rows in the steps of a sum.
+pub(super) struct Rows<'a> {
+    /// `[n, steps]`.
+    pub(super) values: Cow<'a, [f32]>,
+    /// What each row's sums are multiplied by; nothing where all are 1.
+    pub(super) scales: Option<Vec<f32>>,
 }
 
 /// Weights of a layer, packed for one instruction set.
@@ -63,6 +79,10 @@ impl PackedWeights {
     pub(super) fn new(weight: &[f32], inputs: usize, storage: Storage, isa: Isa) -> Self {
         let outputs = weight.len().checked_div(inputs).unwrap_or(0);
         let pack = Pack { weight, inputs, outputs, columns: isa.columns() };
+        let padded = |mut scales: Vec<f32>| {
+            scales.resize(outputs.next_multiple_of(isa.columns()), 1.0);
+            scales
+        };
         let mut steps = inputs;
         let (panels, scales) = match storage {
             Storage::Bf16Pairs if isa.multiplies_pairs() => {
@@ -71,13 +91,20 @@ impl PackedWeights {
                 let pack = Pack { weight: &pairs, inputs: steps, ..pack };
                 (Panels::Pairs(pack.each(|value, _| Pair(value.to_bits()))), None)
             }
+            Storage::Halves if isa.multiplies_halves() => {
+                steps = inputs.div_ceil(2);
+                // SAFETY: the processor has more than that.
+                let HalfRows { values, scales } = unsafe { halves::weights(weight, inputs) };
+                let pack = Pack { weight: &values, inputs: steps, ..pack };
+                let panels = pack.each(|value, _| Halves(value.to_bits()));
+                (Panels::Halves(panels), Some(padded(scales)))
+            }
             Storage::F32 => (Panels::F32(pack.each(|value, _| value)), None),
-            Storage::Bf16 | Storage::Bf16Pairs => {
+            Storage::Bf16 | Storage::Bf16Pairs | Storage::Halves => {
                 (Panels::Bf16(pack.each(|value, _| to_bf16(value))), None)
             }
             Storage::Int8 => {
-                let mut scales = int8_scales(weight, inputs);
-                scales.resize(outputs.next_multiple_of(isa.columns()), 1.0);
+                let scales = padded(int8_scales(weight, inputs));
                 let byte = |value, output: usize| to_int8(value, scales[output]);
                 (Panels::Int8(pack.each(byte)), Some(scales))
             }
@@ -85,11 +112,16 @@ impl PackedWeights {
         Self { panels, scales, isa, inputs, outputs, steps }
     }
 
-    /// Rows `x`, `[n, inputs]`, in the steps of a sum: `[n, steps]`.
-    pub(super) fn steps_of<'a>(&self, x: &'a [f32]) -> Cow<'a, [f32]> {
+    /// Rows `x`, `[n, inputs]`, as they are multiplied.
+    pub(super) fn rows<'a>(&self, x: &'a [f32]) -> Rows<'a> {
         match self.panels {
-            Panels::Pairs(_) => to_pairs(x, self.inputs).into(),
-            _ => x.into(),
+            Panels::Pairs(_) => Rows { values: to_pairs(x, self.inputs).into(), scales: None },
+            Panels::Halves(_) => {
+                // SAFETY: the processor has more than that, or the weights would not be so.
+                let HalfRows { values, scales } = unsafe { halves::inputs(x, self.inputs) };
+                Rows { values: values.into(), scales: Some(scales) }
+            }
+            _ => Rows { values: x.into(), scales: None },
         }
     }
 
@@ -102,6 +134,7 @@ impl PackedWeights {
                 Panels::F32(values) => 4 * values.len(),
                 Panels::Bf16(values) => 2 * values.len(),
                 Panels::Pairs(values) => 4 * values.len(),
+                Panels::Halves(values) => 4 * values.len(),
                 Panels::Int8(values) => values.len(),
             }
     }

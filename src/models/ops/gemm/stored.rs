@@ -9,8 +9,10 @@ use crate::models::ops::simd::{avx2::Avx2, avx512::Avx512};
 
 /// What weights are stored as.
 pub(in crate::models::ops) trait Stored: Copy + Sync {
-    /// Whether inputs are pairs of `bf16` too, in the place of an `f32` each.
-    const PAIRS: bool = false;
+    /// What the kernel needs beside AVX-512's foundation.
+    const NEEDS: Needs = Needs::Nothing;
+    /// Steps whose sums may be kept as [`Stored::multiply`] gives them.
+    const CHAIN: usize = usize::MAX;
     /// Whether making `f32` of them takes instructions of its own.
     const NARROW: bool = false;
 
@@ -29,6 +31,25 @@ pub(in crate::models::ops) trait Stored: Copy + Sync {
         // SAFETY: passed on to the caller.
         unsafe { value.fma(weights, sum) }
     }
+
+    /// The sum of a chain, added to those of the chains before it.
+    ///
+    /// # Safety
+    /// See [`Lanes`].
+    #[inline(always)]
+    unsafe fn total<L: Lanes>(sum: L, total: L) -> L {
+        // SAFETY: passed on to the caller.
+        unsafe { sum.add(total) }
+    }
+}
+
+/// Instructions that only some processors with AVX-512 have.
+pub(in crate::models::ops) enum Needs {
+    Nothing,
+    /// [`Isa::multiplies_pairs`].
+    Pairs,
+    /// [`Isa::multiplies_halves`].
+    Halves,
 }
 
 /// Two `bf16`, the first in the lower half: the weights of two inputs, which are multiplied at once.
@@ -37,7 +58,7 @@ pub(in crate::models::ops) trait Stored: Copy + Sync {
 pub(in crate::models::ops) struct Pair(pub(in crate::models::ops) u32);
 
 impl Stored for Pair {
-    const PAIRS: bool = true;
+    const NEEDS: Needs = Needs::Pairs;
 
     #[inline(always)]
     unsafe fn widen<L: Lanes>(from: *const Self) -> L {
@@ -49,6 +70,36 @@ impl Stored for Pair {
     unsafe fn multiply<L: Lanes>(value: L, weights: L, sum: L) -> L {
         // SAFETY: passed on to the caller.
         unsafe { value.fma_pairs(weights, sum) }
+    }
+}
+
+/// Two `f16`, the first in the lower half: the weights of two inputs, which are multiplied at once.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(transparent)]
+pub(in crate::models::ops) struct Halves(pub(in crate::models::ops) u32);
+
+impl Stored for Halves {
+    const NEEDS: Needs = Needs::Halves;
+    /// So the rounding of sums loses about as much as that of inputs to `bf16` would, and no sum is
+    /// too large, see [`super::halves`].
+    const CHAIN: usize = 64;
+
+    #[inline(always)]
+    unsafe fn widen<L: Lanes>(from: *const Self) -> L {
+        // SAFETY: passed on to the caller.
+        unsafe { L::load(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply<L: Lanes>(value: L, weights: L, sum: L) -> L {
+        // SAFETY: passed on to the caller.
+        unsafe { value.fma_halves(weights, sum) }
+    }
+
+    #[inline(always)]
+    unsafe fn total<L: Lanes>(sum: L, total: L) -> L {
+        // SAFETY: passed on to the caller.
+        unsafe { sum.add_halves(total) }
     }
 }
 

@@ -109,9 +109,11 @@ fn weights_of_fewer_bits_for(rows: usize) {
     let largest = expected.iter().fold(0f64, |a, b| a.max(b.abs()));
     for isa in Isa::available() {
         let padded = outputs.next_multiple_of(isa.columns());
+        let halves = if isa.multiplies_halves() { 4 * padded } else { 0 };
         for (storage, bytes, most) in [
             (Storage::Bf16, 2 * padded * inputs, 0.004),
             (Storage::Bf16Pairs, 2 * padded * inputs, 0.006),
+            (Storage::Halves, 2 * padded * inputs + halves, 0.006),
             (Storage::Int8, padded * inputs + 4 * padded, 0.008),
         ] {
             let (given, bias) = ((weight.as_slice(), inputs), Some(&bias[..]));
@@ -120,6 +122,40 @@ fn weights_of_fewer_bits_for(rows: usize) {
             let gap = largest_gap(&layer.forward(&x, None).unwrap(), &expected) / largest;
             assert!(gap > 1e-5 && gap < most, "{isa:?} {storage:?}: {gap}");
         }
+    }
+}
+
+/// Each output and each row has a scale of its own, so that neither large nor small numbers are lost;
+/// a row that is not finite spoils no other one.
+#[test]
+fn f16_holds_numbers_of_any_size() {
+    for isa in Isa::available().into_iter().filter(|isa| isa.multiplies_halves()) {
+        for (rows, inputs, outputs) in SHAPES {
+            let (mut x, mut weight) = (numbers(rows * inputs, 1), numbers(outputs * inputs, 2));
+            let size = |index: usize| 1e5f32.powi(index as i32 % 7 - 3);
+            x.iter_mut().enumerate().for_each(|(i, value)| *value *= size(i / inputs));
+            weight.iter_mut().enumerate().for_each(|(i, value)| *value *= size(3 * (i / inputs)));
+            let given = (weight.as_slice(), inputs);
+            let layer = PackedLinear::new(given, None, Activation::None, (Storage::Halves, isa));
+            let y = layer.forward(&x, None).unwrap();
+            let expected = plain((&x, &weight), inputs, None, None);
+            for (i, (&y, &expected)) in y.iter().zip(&expected).enumerate() {
+                let unit = f64::from(size(i / outputs)) * f64::from(size(3 * (i % outputs)));
+                let gap = (f64::from(y) - expected).abs() / unit;
+                let most = 0.003 * (inputs as f64).sqrt();
+                assert!(gap < most, "{rows} {inputs} {outputs}: {gap} of {most} at {i}");
+            }
+            if rows > 1 {
+                x[0] = f32::INFINITY;
+                let spoilt = layer.forward(&x, None).unwrap();
+                assert!(spoilt[..outputs].iter().all(|value| value.is_nan()));
+                assert_eq!(spoilt[outputs..], y[outputs..]);
+            }
+        }
+        let largest =
+            PackedLinear::new((&[1.9; 3000], 3000), None, Activation::None, (Storage::Halves, isa));
+        let y = largest.forward(&[127.9; 3000], None).unwrap()[0];
+        assert!((y / (3000.0 * 1.9 * 127.9) - 1.0).abs() < 0.01, "{y}");
     }
 }
 

@@ -104,6 +104,14 @@ impl Lanes for Avx2 {
         }
     }
 
+    unsafe fn fma_halves(self, _: Self, _: Self) -> Self {
+        unreachable!("AVX2 does not multiply f16")
+    }
+
+    unsafe fn add_halves(self, _: Self) -> Self {
+        unreachable!("AVX2 does not multiply f16")
+    }
+
     #[inline(always)]
     unsafe fn min(self, other: Self) -> Self {
         // SAFETY: as above.

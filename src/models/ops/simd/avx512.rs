@@ -103,6 +103,33 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn fma_halves(self, factor: Self, term: Self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let halves = |bits: Self| _mm512_castps_ph(bits.0);
+            let sum = _mm512_fmadd_ph(halves(self), halves(factor), halves(term));
+            Self(_mm512_castph_ps(sum))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_halves(self, term: Self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let bits = _mm512_castps_si512(self.0);
+            let swapped = _mm512_castsi512_ph(_mm512_rol_epi32::<16>(bits));
+            let sums = _mm512_castph_si512(_mm512_add_ph(swapped, _mm512_castsi512_ph(bits)));
+            // Sign, exponent and fraction to where an f32 has them: 2⁻¹¹² times the number.
+            let placed = _mm512_and_si512(
+                _mm512_srai_epi32::<3>(sums),
+                _mm512_set1_epi32(0x8fff_e000_u32.cast_signed()),
+            );
+            let power = _mm512_castsi512_ps(_mm512_set1_epi32((127 + 56) << 23));
+            Self(_mm512_fmadd_ps(_mm512_castsi512_ps(placed), power, term.0))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn min(self, other: Self) -> Self {
         // SAFETY: as above.
         Self(unsafe { _mm512_min_ps(self.0, other.0) })

@@ -76,6 +76,16 @@ impl Isa {
         }
     }
 
+    /// Whether [`Lanes::fma_halves`] can be used.
+    pub(super) fn multiplies_halves(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => false,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => is_x86_feature_detected!("avx512fp16"),
+        }
+    }
+
     /// Columns of a kernel's tile: two vectors.
     pub(super) fn columns(self) -> usize {
         match self {
@@ -125,6 +135,13 @@ pub(super) trait Lanes: Copy {
     /// `self · factor + term` where each lane of the factors is two `bf16`, whose products are added.
     /// Needs [`Isa::multiplies_pairs`].
     unsafe fn fma_pairs(self, factor: Self, term: Self) -> Self;
+    /// `self · factor + term` where each lane is two `f16`, which are multiplied and added each by itself.
+    /// Needs [`Isa::multiplies_halves`].
+    unsafe fn fma_halves(self, factor: Self, term: Self) -> Self;
+    /// `term` and 2⁻⁵⁶ times the sum of both `f16` of each lane. (So all of it is exact in a few
+    /// instructions: where there are many numbers to convert, the processor's own one is slow.)
+    /// Needs [`Isa::multiplies_halves`] and finite numbers.
+    unsafe fn add_halves(self, term: Self) -> Self;
     /// The smaller; `other` if one is not a number.
     unsafe fn min(self, other: Self) -> Self;
     /// The larger; `other` if one is not a number.
