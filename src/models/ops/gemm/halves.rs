@@ -1,9 +1,10 @@
 //! Rows of `f32` as rows of `f16` and a power of two for each, so that no number is too large.
 //!
-//! The processor multiplies twice as many `f16` as `f32` in a turn, but sums them in `f16` too. A row
-//! of `x` is scaled to have its largest number in `64..128`, an output's weights to have theirs in
-//! `1..2`: then no sum of [`super::stored::Halves`]`::CHAIN` products of either half of a lane passes 2¹⁴, nor both together
-//! 2¹⁵, and what is lost of small numbers is less than 2⁻³¹ of the largest.
+//! The processor multiplies twice as many `f16` as `f32` in a turn, but sums them in `f16` too. A
+//! row of `x` is scaled to have its largest number in `64..128`, an output's weights to have theirs in
+//! `1..2`: then no sum of a chain of 64 products ([`super::stored::Stored::CHAIN`]) passes 2¹⁴, nor
+//! those of both halves of a lane together 2¹⁵, and what is lost of the smallest numbers is less
+//! than 2⁻²⁴ of the largest.
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "x86_64")]
@@ -15,15 +16,17 @@ use rayon::prelude::*;
 const INPUT: i32 = 6;
 /// Exponent of the largest weight of an output.
 const WEIGHT: i32 = 0;
-/// What [`crate::models::ops::simd::Lanes::add_halves`] makes of sums, undone with the weights' scales.
+/// What [`crate::models::ops::simd::Lanes::add_halves`] makes of sums is undone with the weights'
+/// scales.
 const ADDED: i32 = 56;
 
-/// Rows as the kernel multiplies them: two `f16` in the place of an `f32`, the last of an odd row beside
-/// a zero.
+/// Rows as the kernel multiplies them: two `f16` in the place of an `f32`, the last of an odd row
+/// beside a zero.
 pub(super) struct HalfRows {
     /// `[n, inputs / 2]`, rounded up.
     pub(super) values: Vec<f32>,
-    /// For each row what its values are to be multiplied by; not a number where one of them is not finite.
+    /// For each row what its values are to be multiplied by; not a number where one of them is not
+    /// finite.
     pub(super) scales: Vec<f32>,
 }
 
@@ -64,8 +67,8 @@ unsafe fn rows(x: &[f32], inputs: usize, exponent: i32) -> HalfRows {
     HalfRows { values, scales }
 }
 
-/// Writes `row`, scaled to have its largest number at `exponent`, and a zero if it is odd; gives what
-/// undoes that.
+/// Writes `row`, scaled to have its largest number at `exponent`, and a zero if it is odd; gives
+/// what undoes that.
 ///
 /// # Safety
 /// The processor has AVX-512, and there is room.

@@ -21,7 +21,8 @@ pub(in crate::models::ops) struct Tile<W> {
     /// Columns that exist, `1..=Isa::columns`.
     pub(in crate::models::ops) columns: usize,
     pub(in crate::models::ops) depth: usize,
-    /// `[depth, rows]`, as the weights need them; with [`Tile::apart`], rows that lie so far from each other.
+    /// `[depth, rows]`, as the weights need them; with [`Tile::apart`], rows that lie so far from each
+    /// other.
     pub(in crate::models::ops) left: *const f32,
     pub(in crate::models::ops) apart: Option<usize>,
     /// `[depth, Isa::columns]`.
@@ -35,11 +36,11 @@ pub(in crate::models::ops) struct Tile<W> {
     pub(in crate::models::ops) ahead: Ahead,
 }
 
-/// What happens to finished sums: `activation(row_scale · scale · sum + bias + addend)`. Pointers are null
-/// where there is nothing; the others point at the tile's first column.
+/// What happens to finished sums: `activation(row_scale · scale · sum + bias + addend)`. Pointers
+/// are null where there is nothing; the others point at the tile's first row or column.
 #[derive(Clone, Copy)]
 pub(in crate::models::ops) struct Finish {
-    /// The tile's rows.
+    /// The tile's rows; not for rows that lie apart.
     pub(in crate::models::ops) row_scale: *const f32,
     /// A whole tile of columns.
     pub(in crate::models::ops) scale: *const f32,
@@ -335,7 +336,8 @@ unsafe fn resumed<L: Lanes>(from: *const f32, sums: [L; 2]) -> [L; 2] {
 /// See [`compute`].
 #[inline(always)]
 unsafe fn finish_whole<L: Lanes, const ROWS: usize>(finish: &Finish, sums: &mut [[L; 2]; ROWS]) {
-    // SAFETY: `row_scale` holds `ROWS` values; `scale`, `bias` and each row of the addend hold two vectors.
+    // SAFETY: `row_scale` holds `ROWS` values; `scale`, `bias` and each row of the addend hold two
+    // vectors.
     unsafe {
         if !finish.row_scale.is_null() {
             for (row, sums) in sums.iter_mut().enumerate() {

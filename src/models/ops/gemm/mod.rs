@@ -82,11 +82,12 @@ impl PackedLinear {
             return Err(Error::msg(format!("{} values in rows of {inputs}", x.len())));
         }
         let rows = x.len() / inputs;
-        let mut product = Product::new(self, rows, addend)?;
+        let x = self.weights.rows(x);
+        let product = Product::new(self, rows, x.scales.as_deref(), addend)?;
         if rows == 0 {
             return Ok(Vec::new());
         }
-        let packed = product.pack(x);
+        let packed = product.pack(&x.values);
         let mut y = Vec::with_capacity(rows * outputs);
         let to = Target(y.as_mut_ptr());
         let block_rows = product.block_rows();

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::ahead::Ahead;
 use super::kernel::{Finish, Tile, compute};
-use super::panels::{PackedWeights, Panels, Rows, pack_rows};
+use super::panels::{PackedWeights, Panels, pack_rows};
 use super::stored::{Stored, widen};
 use super::{Addend, PackedLinear, Target};
 
@@ -46,13 +46,14 @@ pub(super) struct Product<'a> {
     rows: usize,
     addend: Option<&'a [f32]>,
     /// What each row's sums are multiplied by; nothing where all are 1.
-    row_scales: Option<Vec<f32>>,
+    row_scales: Option<&'a [f32]>,
 }
 
 impl<'a> Product<'a> {
     pub(super) fn new(
         layer: &'a PackedLinear,
         rows: usize,
+        row_scales: Option<&'a [f32]>,
         addend: Option<Addend<'a>>,
     ) -> Result<Self> {
         let addend = addend.map(|Addend(values)| values);
@@ -62,7 +63,7 @@ impl<'a> Product<'a> {
         {
             return Err(Error::msg("what is added has another width than the product"));
         }
-        Ok(Self { layer, rows, addend, row_scales: None })
+        Ok(Self { layer, rows, addend, row_scales })
     }
 
     /// Rows of a task: as many in each as can be, so that no core waits for a larger one.
@@ -87,17 +88,11 @@ impl<'a> Product<'a> {
         steps.div_ceil(steps.div_ceil(PANEL / isa.columns()))
     }
 
-    /// The rows `x` as the weights need them, and the scales of their sums: blocks of rows, in each the steps that are summed at a time, in these panels of a tile's
+    /// Blocks of rows, in each the steps that are summed at a time, in these panels of a tile's
     /// height, the last as high as what is left: so a task reads one stretch of memory. (Panels of
     /// all inputs lie a multiple of 4096 bytes apart and push each other out of the cache.) Memory
     /// is not zeroed first: for large blocks the allocator asks the system for zeros, page by page.
-    pub(super) fn pack(&mut self, x: &[f32]) -> Vec<f32> {
-        let Rows { values, scales } = self.layer.weights.rows(x);
-        self.row_scales = scales;
-        self.pack_values(&values)
-    }
-
-    fn pack_values(&self, x: &[f32]) -> Vec<f32> {
+    pub(super) fn pack(&self, x: &[f32]) -> Vec<f32> {
         let steps = self.layer.weights.steps;
         let depth = self.depth();
         let mut packed = Vec::with_capacity(x.len());
@@ -228,9 +223,8 @@ impl<'a> Product<'a> {
     fn finish(&self, row: usize, column: usize) -> Finish {
         let outputs = self.layer.weights.outputs;
         let at = |values: Option<&[f32]>| values.map_or(null(), |values| values[column..].as_ptr());
-        let row_scales = self.row_scales.as_ref();
         Finish {
-            row_scale: row_scales.map_or(null(), |scales| scales[row..].as_ptr()),
+            row_scale: self.row_scales.map_or(null(), |scales| scales[row..].as_ptr()),
             scale: at(self.layer.weights.scales.as_deref()),
             bias: at(self.layer.bias.as_deref()),
             addend: at(self.addend),

@@ -135,12 +135,12 @@ pub(super) trait Lanes: Copy {
     /// `self · factor + term` where each lane of the factors is two `bf16`, whose products are added.
     /// Needs [`Isa::multiplies_pairs`].
     unsafe fn fma_pairs(self, factor: Self, term: Self) -> Self;
-    /// `self · factor + term` where each lane is two `f16`, which are multiplied and added each by itself.
-    /// Needs [`Isa::multiplies_halves`].
+    /// `self · factor + term` where each lane is two `f16`, multiplied and added each by itself. Needs
+    /// [`Isa::multiplies_halves`].
     unsafe fn fma_halves(self, factor: Self, term: Self) -> Self;
-    /// `term` and 2⁻⁵⁶ times the sum of both `f16` of each lane. (So all of it is exact in a few
-    /// instructions: where there are many numbers to convert, the processor's own one is slow.)
-    /// Needs [`Isa::multiplies_halves`] and finite numbers.
+    /// `term` and 2⁻⁵⁶ times the sum of both `f16` of each lane, which is rounded to `f16`. (With that
+    /// factor shifting bits makes an `f32` of it, without the processor's slower conversion.) Needs
+    /// [`Isa::multiplies_halves`] and finite numbers.
     unsafe fn add_halves(self, term: Self) -> Self;
     /// The smaller; `other` if one is not a number.
     unsafe fn min(self, other: Self) -> Self;
