@@ -9,6 +9,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
@@ -23,8 +24,10 @@ const ADDED: i32 = 56;
 /// Rows as the kernel multiplies them: two `f16` in the place of an `f32`, the last of an odd row
 /// beside a zero.
 pub(super) struct HalfRows {
-    /// `[n, inputs / 2]`, rounded up.
+    /// Rows of `inputs / 2` values, rounded up, and zeros.
     pub(super) values: Vec<f32>,
+    /// From one row to the next.
+    pub(super) apart: usize,
     /// For each row what its values are to be multiplied by; not a number where one of them is not
     /// finite.
     pub(super) scales: Vec<f32>,
@@ -36,7 +39,7 @@ pub(super) struct HalfRows {
 /// The processor has AVX-512.
 pub(super) unsafe fn inputs(x: &[f32], inputs: usize) -> HalfRows {
     // SAFETY: passed on to the caller.
-    unsafe { rows(x, inputs, INPUT) }
+    unsafe { rows(x, inputs, INPUT, spread(inputs.div_ceil(2))) }
 }
 
 /// Rows of weights, `[n, inputs]`; their scales also undo what the kernel does to its sums.
@@ -45,26 +48,34 @@ pub(super) unsafe fn inputs(x: &[f32], inputs: usize) -> HalfRows {
 /// The processor has AVX-512.
 pub(super) unsafe fn weights(weight: &[f32], inputs: usize) -> HalfRows {
     // SAFETY: passed on to the caller.
-    let mut rows = unsafe { rows(weight, inputs, WEIGHT) };
+    let mut rows = unsafe { rows(weight, inputs, WEIGHT, inputs.div_ceil(2)) };
     rows.scales.iter_mut().for_each(|scale| *scale *= 2f32.powi(ADDED));
     rows
 }
 
+/// How far from each other rows of `steps` values should lie, so that as many as a tile has do not
+/// push each other out of the cache: an odd number of its lines.
+fn spread(steps: usize) -> usize {
+    const LINE: usize = 16;
+    (steps.div_ceil(LINE) | 1) * LINE
+}
+
 /// # Safety
 /// The processor has AVX-512.
-unsafe fn rows(x: &[f32], inputs: usize, exponent: i32) -> HalfRows {
+unsafe fn rows(x: &[f32], inputs: usize, exponent: i32, apart: usize) -> HalfRows {
     let (rows, steps) = (x.len() / inputs.max(1), inputs.div_ceil(2));
-    let mut values = Vec::with_capacity(rows * steps);
+    let mut values = Vec::with_capacity(rows * apart);
     let mut scales = vec![0f32; rows];
-    let to = &mut values.spare_capacity_mut()[..rows * steps];
-    let each = x.par_chunks(inputs.max(1)).zip(to.par_chunks_mut(steps.max(1)));
+    let to = &mut values.spare_capacity_mut()[..rows * apart];
+    let each = x.par_chunks(inputs.max(1)).zip(to.par_chunks_mut(apart.max(1)));
     each.zip(scales.par_iter_mut()).with_min_len(16).for_each(|((row, to), scale)| {
+        to[steps..].fill(MaybeUninit::new(0.0));
         // SAFETY: passed on to the caller; `to` has room for half as many values, rounded up.
         *scale = unsafe { convert(row, exponent, to.as_mut_ptr().cast()) };
     });
     // SAFETY: every row has been written.
-    unsafe { values.set_len(rows * steps) };
-    HalfRows { values, scales }
+    unsafe { values.set_len(rows * apart) };
+    HalfRows { values, apart, scales }
 }
 
 /// Writes `row`, scaled to have its largest number at `exponent`, and a zero if it is odd; gives
@@ -157,7 +168,7 @@ mod tests {
             let x: Vec<f32> = factors.into_iter().flat_map(row).collect();
             // SAFETY: the processor has it.
             let halves = unsafe { inputs(&x, width) };
-            let back = numbers(&halves, width.div_ceil(2));
+            let back = numbers(&halves, halves.apart);
             for ((back, exact), factor) in back.iter().zip(x.chunks_exact(width)).zip(factors) {
                 for (back, exact) in back.iter().zip(exact) {
                     let gap = (back - exact).abs();

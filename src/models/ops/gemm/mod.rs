@@ -9,6 +9,7 @@
 #![allow(unsafe_code)]
 
 pub(super) mod ahead;
+mod finish;
 mod halves;
 pub(super) mod kernel;
 mod panels;
@@ -83,11 +84,11 @@ impl PackedLinear {
         }
         let rows = x.len() / inputs;
         let x = self.weights.rows(x);
-        let product = Product::new(self, rows, x.scales.as_deref(), addend)?;
+        let product = Product::new(self, (&x, rows), addend)?;
         if rows == 0 {
             return Ok(Vec::new());
         }
-        let packed = product.pack(&x.values);
+        let packed = product.packed();
         let mut y = Vec::with_capacity(rows * outputs);
         let to = Target(y.as_mut_ptr());
         let block_rows = product.block_rows();
@@ -99,7 +100,7 @@ impl PackedLinear {
                 first_row: first,
                 rows: block_rows.min(rows - first),
                 panels: product.panels_of(index % parts, parts),
-                packed: &packed[first * self.weights.steps..],
+                packed: &packed[first * product.row_size()..],
                 to,
             };
             // SAFETY: tasks write different rows or columns of a buffer of `rows · outputs`

@@ -55,8 +55,10 @@ pub(super) enum Panels {
 
 /// Rows in the steps of a sum.
 pub(super) struct Rows<'a> {
-    /// `[n, steps]`.
+    /// `[n, steps]`, or as far apart as `apart` says.
     pub(super) values: Cow<'a, [f32]>,
+    /// From one row to the next, where the kernel takes them as they are.
+    pub(super) apart: Option<usize>,
     /// What each row's sums are multiplied by; nothing where all are 1.
     pub(super) scales: Option<Vec<f32>>,
 }
@@ -94,7 +96,7 @@ impl PackedWeights {
             Storage::Halves if isa.multiplies_halves() => {
                 steps = inputs.div_ceil(2);
                 // SAFETY: the processor has more than that.
-                let HalfRows { values, scales } = unsafe { halves::weights(weight, inputs) };
+                let HalfRows { values, scales, .. } = unsafe { halves::weights(weight, inputs) };
                 let pack = Pack { weight: &values, inputs: steps, ..pack };
                 let panels = pack.each(|value, _| Halves(value.to_bits()));
                 (Panels::Halves(panels), Some(padded(scales)))
@@ -114,14 +116,15 @@ impl PackedWeights {
 
     /// Rows `x`, `[n, inputs]`, as they are multiplied.
     pub(super) fn rows<'a>(&self, x: &'a [f32]) -> Rows<'a> {
+        let packed = |values| Rows { values, apart: None, scales: None };
         match self.panels {
-            Panels::Pairs(_) => Rows { values: to_pairs(x, self.inputs).into(), scales: None },
+            Panels::Pairs(_) => packed(to_pairs(x, self.inputs).into()),
             Panels::Halves(_) => {
                 // SAFETY: the processor has more than that, or the weights would not be so.
-                let HalfRows { values, scales } = unsafe { halves::inputs(x, self.inputs) };
-                Rows { values: values.into(), scales: Some(scales) }
+                let HalfRows { values, apart, scales } = unsafe { halves::inputs(x, self.inputs) };
+                Rows { values: values.into(), apart: Some(apart), scales: Some(scales) }
             }
-            _ => Rows { values: x.into(), scales: None },
+            _ => packed(x.into()),
         }
     }
 

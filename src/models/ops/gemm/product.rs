@@ -1,6 +1,7 @@
 //! One product: how its work is split, and the order in which the kernel meets rows and weights.
 #![allow(unsafe_code)]
 
+use std::borrow::Cow;
 use std::mem::MaybeUninit;
 use std::ptr::null;
 
@@ -8,8 +9,9 @@ use candle_core::{Error, Result};
 use rayon::prelude::*;
 
 use super::ahead::Ahead;
-use super::kernel::{Finish, Tile, compute};
-use super::panels::{PackedWeights, Panels, pack_rows};
+use super::finish::Finish;
+use super::kernel::{Tile, compute};
+use super::panels::{PackedWeights, Panels, Rows, pack_rows};
 use super::stored::{Stored, widen};
 use super::{Addend, PackedLinear, Target};
 
@@ -28,7 +30,7 @@ pub(super) struct Block<'a> {
     pub(super) rows: usize,
     /// The first, and how many.
     pub(super) panels: (usize, usize),
-    /// Starts with the block's rows, see [`Product::pack`].
+    /// Starts with the block's rows, see [`Product::packed`].
     pub(super) packed: &'a [f32],
     pub(super) to: Target,
 }
@@ -43,17 +45,15 @@ struct Piece {
 /// One product.
 pub(super) struct Product<'a> {
     layer: &'a PackedLinear,
+    x: &'a Rows<'a>,
     rows: usize,
     addend: Option<&'a [f32]>,
-    /// What each row's sums are multiplied by; nothing where all are 1.
-    row_scales: Option<&'a [f32]>,
 }
 
 impl<'a> Product<'a> {
     pub(super) fn new(
         layer: &'a PackedLinear,
-        rows: usize,
-        row_scales: Option<&'a [f32]>,
+        (x, rows): (&'a Rows<'a>, usize),
         addend: Option<Addend<'a>>,
     ) -> Result<Self> {
         let addend = addend.map(|Addend(values)| values);
@@ -63,7 +63,7 @@ impl<'a> Product<'a> {
         {
             return Err(Error::msg("what is added has another width than the product"));
         }
-        Ok(Self { layer, rows, addend, row_scales })
+        Ok(Self { layer, x, rows, addend })
     }
 
     /// Rows of a task: as many in each as can be, so that no core waits for a larger one.
@@ -88,11 +88,24 @@ impl<'a> Product<'a> {
         steps.div_ceil(steps.div_ceil(PANEL / isa.columns()))
     }
 
+    /// The rows as tiles need them: as they are if they may lie apart, else packed.
+    pub(super) fn packed(&self) -> Cow<'_, [f32]> {
+        match self.x.apart {
+            Some(_) => Cow::Borrowed(&self.x.values),
+            None => self.pack(&self.x.values).into(),
+        }
+    }
+
+    /// From one row of [`Product::packed`] to the next, on an average.
+    pub(super) fn row_size(&self) -> usize {
+        self.x.apart.unwrap_or(self.layer.weights.steps)
+    }
+
     /// Blocks of rows, in each the steps that are summed at a time, in these panels of a tile's
     /// height, the last as high as what is left: so a task reads one stretch of memory. (Panels of
     /// all inputs lie a multiple of 4096 bytes apart and push each other out of the cache.) Memory
     /// is not zeroed first: for large blocks the allocator asks the system for zeros, page by page.
-    pub(super) fn pack(&self, x: &[f32]) -> Vec<f32> {
+    fn pack(&self, x: &[f32]) -> Vec<f32> {
         let steps = self.layer.weights.steps;
         let depth = self.depth();
         let mut packed = Vec::with_capacity(x.len());
@@ -196,7 +209,10 @@ impl<'a> Product<'a> {
             (block.rows, self.height(block.rows), piece.panel * isa.columns());
         let &Piece { start, depth, .. } = piece;
         for (row, ahead) in (0..rows).step_by(height).zip(ahead) {
-            let left = &block.packed[start * rows + row * depth..];
+            let left = match self.x.apart {
+                Some(apart) => &block.packed[row * apart + start..],
+                None => &block.packed[start * rows + row * depth..],
+            };
             let to = (block.first_row + row) * outputs + column;
             let last = start + depth == steps;
             let finish = last.then(|| self.finish(block.first_row + row, column));
@@ -207,7 +223,7 @@ impl<'a> Product<'a> {
                     columns: isa.columns().min(outputs - column),
                     depth,
                     left: left.as_ptr(),
-                    apart: None,
+                    apart: self.x.apart,
                     right: right.as_ptr(),
                     to: block.to.0.add(to),
                     stride: outputs,
@@ -223,8 +239,10 @@ impl<'a> Product<'a> {
     fn finish(&self, row: usize, column: usize) -> Finish {
         let outputs = self.layer.weights.outputs;
         let at = |values: Option<&[f32]>| values.map_or(null(), |values| values[column..].as_ptr());
+        let at_row =
+            |values: Option<&[f32]>| values.map_or(null(), |values| values[row..].as_ptr());
         Finish {
-            row_scale: self.row_scales.map_or(null(), |scales| scales[row..].as_ptr()),
+            row_scale: at_row(self.x.scales.as_deref()),
             scale: at(self.layer.weights.scales.as_deref()),
             bias: at(self.layer.bias.as_deref()),
             addend: at(self.addend),
