@@ -1,8 +1,8 @@
 //! Rows of `f32` as rows of `f16` and a power of two for each, so that no number is too large.
 //!
 //! The processor multiplies twice as many `f16` as `f32` in a turn, but sums them in `f16` too. A
-//! row of `x` is scaled to have its largest number in `64..128`, an output's weights to have theirs in
-//! `1..2`: then no sum of a chain of 64 products ([`super::stored::Stored::CHAIN`]) passes 2¹⁴, nor
+//! row of `x` is scaled to have its largest number in `32..64`, an output's weights to have theirs in
+//! `1..2`: then no sum of a chain of 128 products ([`super::stored::Stored::CHAIN`]) passes 2¹⁴, nor
 //! those of both halves of a lane together 2¹⁵, and what is lost of the smallest numbers is less
 //! than 2⁻²⁴ of the largest.
 #![allow(unsafe_code)]
@@ -14,7 +14,7 @@ use std::mem::MaybeUninit;
 use rayon::prelude::*;
 
 /// Exponent of the largest number of a row of `x`.
-const INPUT: i32 = 6;
+const INPUT: i32 = 5;
 /// Exponent of the largest weight of an output.
 const WEIGHT: i32 = 0;
 /// What [`crate::models::ops::simd::Lanes::add_halves`] makes of sums is undone with the weights'
@@ -183,7 +183,7 @@ mod tests {
     fn the_largest_number_stays_below_its_bound() {
         for largest in [1e-35, 0.3, 1.0, 1.999, 2.0, 127.9, 65504.0, f32::MAX] {
             let (scale, undo) = scale_for(largest, INPUT);
-            assert!((64.0..128.0).contains(&(largest * scale)), "{largest}: {scale}");
+            assert!((32.0..64.0).contains(&(largest * scale)), "{largest}: {scale}");
             assert_eq!(scale * undo, 1.0);
         }
         assert_eq!(scale_for(0.0, INPUT).0 * 0.0, 0.0);

@@ -82,7 +82,7 @@ impl Stored for Halves {
     const NEEDS: Needs = Needs::Halves;
     /// So the rounding of sums loses about as much as that of inputs to `bf16` would, and no sum is
     /// too large, see [`super::halves`].
-    const CHAIN: usize = 64;
+    const CHAIN: usize = 128;
 
     #[inline(always)]
     unsafe fn widen<L: Lanes>(from: *const Self) -> L {
